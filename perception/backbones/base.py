@@ -1,0 +1,85 @@
+"""The Backbone contract."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from perception.registry import PREPROCESSES
+from perception.transforms.preprocess import Batch, Preprocess
+
+
+class Backbone(nn.Module):
+    """An encoder that pretexts train, probes judge and users take away.
+
+    Three ways in, from raw to cooked:
+
+    * ``embed(batch)``: RAW batch -> pooled embedding ``(B, D)``; applies the Preprocess record. Probes and users call it.
+    * ``encode(batch)``: preprocessed batch -> pooled embedding ``(B, D)``, with gradients. Tasks call it.
+    * ``forward(x)``: the modality's own preprocessed tensor -> tuple of feature maps at ``out_indices``.
+
+    State-dict keys follow the public home of the architecture (timm for ViT, open_clip for CLIP, ...).
+
+    Attributes:
+        modality: name of the modality, such as ``image``.
+        embed_dims: width D of the embedding.
+        strides: down-sampling of each map of ``forward`` relative to the input, empty where there is no grid.
+        preprocess: the Preprocess record.
+    """
+
+    modality: ClassVar[str]
+    embed_dims: int
+    strides: tuple[int, ...] = ()
+
+    def __init__(self, preprocess: Preprocess | dict[str, Any]) -> None:
+        super().__init__()
+        self.preprocess: Preprocess = (
+            preprocess if isinstance(preprocess, Preprocess) else PREPROCESSES.build(dict(preprocess))
+        )
+
+    @abstractmethod
+    def forward(self, x: Any) -> tuple[Tensor, ...]:
+        """Feature maps at ``out_indices``, shallowest first."""
+
+    @abstractmethod
+    def encode(self, batch: Batch, feature: str | None = None) -> Tensor:
+        """Pooled embedding ``(B, D)`` of a preprocessed batch.
+
+        Args:
+            batch: output of ``self.preprocess``.
+            feature: one of ``feature_choices()``; ``None`` takes the first.
+        """
+
+    @classmethod
+    def feature_choices(cls) -> tuple[str, ...]:
+        """Names of the pooled features that ``encode`` can give, the default first."""
+        return ("pooled",)
+
+    def raw_features(self, batch: Batch) -> Tensor:
+        """Flattened input ``(B, F)`` of a preprocessed batch: the baseline that every probe prints beside ours."""
+        return batch[self.modality].flatten(1)
+
+    def layer_count(self) -> int:
+        """Number of layer-decay groups between input (0) and head (``layer_count() - 1``)."""
+        return 2
+
+    def layer_id(self, name: str) -> int:
+        """Layer-decay group of the parameter ``name`` (relative to the backbone)."""
+        return 0
+
+    @torch.no_grad()
+    def embed(self, batch: Batch, feature: str | None = None) -> Tensor:
+        """Pooled float32 embedding ``(B, D)`` of a RAW batch, in eval mode, without gradients.
+
+        The training flags of all modules are left as they were found.
+        """
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            return self.encode(self.preprocess(batch), feature).float()
+        finally:
+            for module, mode in modes:
+                module.training = mode

@@ -1,0 +1,1 @@
+"""Sample and batch transforms, and the Preprocess records that make their outcome reproducible."""
