@@ -1,0 +1,268 @@
+"""Backbones in and out of the library: built from a config, started from a run, exported, loaded again.
+
+An export is a folder of two files: ``model.safetensors`` (the weights, keys as the backbone names them) and
+``backbone.json`` (type, config, Preprocess record, hashes, where it came from and how well it did). Heads, decoders
+and mask tokens stay behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from inspect import isclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+
+from perception.backbones.base import Backbone
+from perception.checkpoint import find_checkpoint, load_checkpoint, load_state
+from perception.errors import CheckpointError, ConfigError, Fault, PerceptionError, nearest
+from perception.registry import BACKBONES
+
+WEIGHTS_FILE = "model.safetensors"
+RECORD_FILE = "backbone.json"
+FORMAT = 1
+_PREFIX = "backbone."
+
+
+def build_backbone(cfg: Mapping[str, Any], seed: int | None = None, **kwargs: Any) -> Backbone:
+    """Build a backbone from its config and start it from ``init_from`` if the config has one.
+
+    Args:
+        cfg: ``type``, the type's own arguments and, optionally, ``init_from``: a run folder, a folder with
+            ``seed_*`` runs, a ``.pth`` file or an export folder.
+        seed: which ``seed_*`` run ``init_from`` means when it names their parent; ``None`` takes the seed that torch
+            was last seeded with, which inside a run is the run's.
+        **kwargs: further arguments of the type, for callers that build in code.
+
+    Raises:
+        ConfigError: the type is missing, unknown, or refuses an argument.
+        CheckpointError: ``init_from`` is damaged, of another architecture or of another Preprocess record.
+    """
+    rest = {**dict(cfg), **kwargs}
+    init_from = rest.pop("init_from", None)
+    kind = rest.pop("type", None)
+    cls = kind if isclass(kind) else BACKBONES.get(str(kind))
+    if cls is None:
+        raise ConfigError(
+            [Fault("model.backbone.type", kind, "no such backbone", nearest(str(kind), BACKBONES.names()))]
+        )
+    try:
+        backbone = cls(**rest)
+    except TypeError as error:
+        raise ConfigError(f"model.backbone: {cls.__name__} cannot be built: {error}") from error
+    if init_from:
+        load_weights(backbone, init_from, seed)
+    return backbone
+
+
+def load_weights(backbone: Backbone, source: str | Path, seed: int | None = None) -> str:
+    """Load weights of an export, a run or a checkpoint into ``backbone`` and say what was loaded.
+
+    Returns:
+        One line: the file, its step where known, and the number of tensors.
+
+    Raises:
+        CheckpointError: missing or unexpected keys, other shapes, another Preprocess record, a damaged file.
+    """
+    state, record, origin = read_backbone_state(source, seed)
+    preprocess = record.get("preprocess")
+    if preprocess:
+        backbone.preprocess.require_same(preprocess, origin)
+    load_state(backbone, state, origin)
+    step = f", step {record['step']}" if record.get("step") is not None else ""
+    unrecorded = "" if preprocess else "; it holds no Preprocess record, so normalisation could not be compared"
+    text = f"backbone started from {origin}{step}: {len(state)} tensors{unrecorded}"
+    print_log(text, logger="current")
+    return text
+
+
+def read_backbone_state(
+    source: str | Path, seed: int | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+    """Weights of the backbone inside ``source``, what is recorded with them, and the file they came from.
+
+    The record has the keys of ``backbone.json`` as far as they are known.
+    """
+    path = Path(source).expanduser()
+    if (path / RECORD_FILE).is_file():
+        record = _read_record(path)
+        return _read_weights(path, record), record, str(path)
+    path = _choose_seed(path, seed)
+    file = find_checkpoint(path)
+    checkpoint = load_checkpoint(file)
+    meta = dict(checkpoint.get("meta") or {})
+    state = checkpoint.get("state_dict", checkpoint.get("model", checkpoint))
+    state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    inner = {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
+    if not inner and meta:
+        raise CheckpointError(f"{file} holds no keys under {_PREFIX!r}; it begins with {sorted(state)[:5]}")
+    config = json.loads(meta["config"]) if meta.get("config") else {}
+    record = {
+        "config": config.get("model", {}).get("backbone"),
+        "preprocess": meta.get("preprocess"),
+        "config_hash": meta.get("config_hash"),
+        "step": meta.get("step"),
+        "epoch": meta.get("epoch"),
+        "seed": meta.get("seed"),
+        "experiment": config.get("experiment_name"),
+        "run_config": config,
+    }
+    return inner or state, record, str(file)
+
+
+def weights_hash(state: Mapping[str, Tensor] | torch.nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of every parameter and buffer, 16 hexadecimal digits."""
+    tensors = state.state_dict() if isinstance(state, torch.nn.Module) else state
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def export_backbone(
+    run: str | Path, out: str | Path, seed: int | None = None, overwrite: bool = False
+) -> dict[str, Any]:
+    """Write the backbone of a run to a folder that ``load_backbone`` reads.
+
+    Args:
+        run: run folder, parent of ``seed_*`` runs or ``.pth`` file.
+        out: folder to create.
+        seed: which run of a parent; needed only if it has several.
+        overwrite: replace an existing export.
+
+    Returns:
+        The record, as written to ``backbone.json``.
+
+    Raises:
+        PerceptionError: ``out`` exists and is not an export that may be overwritten.
+        CheckpointError: the run has no usable checkpoint.
+    """
+    from safetensors.torch import save_file
+
+    out = Path(out).expanduser()
+    if out.exists() and not (overwrite and (out / RECORD_FILE).is_file()):
+        why = "is not an export, so it is left alone" if overwrite else "exists; give another folder or --overwrite"
+        raise PerceptionError(f"{out} {why}")
+    state, record, origin = read_backbone_state(run, seed)
+    if not record.get("config"):
+        raise CheckpointError(f"{origin} does not hold the config it was trained with, so it cannot be exported")
+    config = {key: value for key, value in record["config"].items() if key != "init_from"}
+    backbone = build_backbone(config)
+    if record.get("preprocess"):
+        backbone.preprocess.require_same(record["preprocess"], origin)
+    load_state(backbone, state, origin)
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in backbone.state_dict().items()}
+    from perception import __version__
+
+    written = {
+        "format": FORMAT,
+        "type": config["type"],
+        "config": config,
+        "preprocess": backbone.preprocess.record(),
+        "modality": backbone.modality,
+        "embed_dims": backbone.embed_dims,
+        "feature_choices": list(backbone.feature_choices()),
+        "weights_hash": weights_hash(weights),
+        **{key: record.get(key) for key in ("config_hash", "experiment", "step", "epoch", "seed")},
+        "source": origin,
+        "metric": _metrics(Path(origin)),
+        "perception": __version__,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Both files appear at once, by renaming the finished folder: nobody ever sees half an export.
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+        fresh = Path(scratch) / "export"
+        fresh.mkdir()
+        save_file(weights, str(fresh / WEIGHTS_FILE), metadata={"format": "pt", "hash": written["weights_hash"]})
+        (fresh / RECORD_FILE).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
+        if out.exists():
+            os.replace(out, Path(scratch) / "old")
+        os.replace(fresh, out)
+    return written
+
+
+def load_backbone(path: str | Path, device: str | torch.device = "cpu", seed: int | None = None) -> Backbone:
+    """Give back a backbone, in eval mode, from an export folder, a run folder or a checkpoint.
+
+    Raises:
+        CheckpointError: not such a folder, or damaged, or without the config to build the backbone from.
+    """
+    state, record, origin = read_backbone_state(path, seed)
+    if not record.get("config"):
+        raise CheckpointError(
+            f"{origin} does not hold the config of its backbone; build it from a config with init_from={str(path)!r}"
+        )
+    backbone = build_backbone({key: value for key, value in record["config"].items() if key != "init_from"})
+    if record.get("preprocess"):
+        backbone.preprocess.require_same(record["preprocess"], origin)
+    load_state(backbone, state, origin)
+    return backbone.to(device).eval()
+
+
+def is_export(path: str | Path) -> bool:
+    """True for a folder written by ``export_backbone``."""
+    return (Path(path).expanduser() / RECORD_FILE).is_file()
+
+
+def _choose_seed(path: Path, seed: int | None) -> Path:
+    """The run of the current seed below a parent of ``seed_*`` runs; any other path is given back."""
+    if not path.is_dir() or (path / "checkpoints").is_dir():
+        return path
+    seeds = sorted(child for child in path.glob("seed_*") if child.is_dir())
+    if not seeds:
+        return path
+    wanted = path / f"seed_{torch.initial_seed() if seed is None else seed}"
+    if wanted in seeds:
+        return wanted
+    if len(seeds) == 1 and seed is None:
+        return seeds[0]
+    names = ", ".join(child.name for child in seeds)
+    raise CheckpointError(f"{path} holds {names} but not {wanted.name}: name the run folder itself")
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((folder / RECORD_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / RECORD_FILE} is not readable: {error}") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        found = record.get("format") if isinstance(record, dict) else None
+        raise CheckpointError(f"{folder / RECORD_FILE} has format {found!r}; this version reads format {FORMAT}")
+    return record
+
+
+def _read_weights(folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = folder / WEIGHTS_FILE
+    try:
+        state = load_file(str(file))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} is missing or damaged: {error}") from error
+    found = weights_hash(state)
+    if found != record.get("weights_hash"):
+        raise CheckpointError(f"{file} has hash {found}, {RECORD_FILE} says {record.get('weights_hash')}: not a pair")
+    return state
+
+
+def _metrics(checkpoint: Path) -> dict[str, Any]:
+    """What the run's own evaluation says, so that an exported file can be checked after years."""
+    found: dict[str, Any] = {}
+    run = checkpoint.parent.parent
+    for name in ("evaluation.json", "metrics.json"):
+        if (run / name).is_file():
+            try:
+                found[name.removesuffix(".json")] = json.loads((run / name).read_text())
+            except ValueError as error:
+                raise CheckpointError(f"{run / name} is damaged: {error}") from error
+    return found
