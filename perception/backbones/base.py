@@ -62,6 +62,13 @@ class Backbone(nn.Module):
         """Flattened input ``(B, F)`` of a preprocessed batch: the baseline that every probe prints beside ours."""
         return batch[self.modality].flatten(1)
 
+    def baselines(self, batch: Batch) -> dict[str, Tensor]:
+        """Features that need no training, by name, of a preprocessed batch: what a probe has to beat.
+
+        A modality with a stronger free baseline (such as propagated node features) adds it here.
+        """
+        return {"raw": self.raw_features(batch)}
+
     def layer_count(self) -> int:
         """Number of layer-decay groups between input (0) and head (``layer_count() - 1``)."""
         return 2
