@@ -1,0 +1,141 @@
+"""Metrics of the task models, safe under any number of processes and any padding of the last batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_gather_object
+from mmengine.evaluator import BaseMetric
+
+from perception.errors import DataError
+from perception.registry import METRICS
+
+
+def topk_accuracy(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
+    """Fraction of rows whose label is among the ``k`` highest scores.
+
+    Args:
+        scores: ``(n, C)``, higher is likelier. Equal scores are ranked by the lower class index.
+        labels: ``(n,)`` int in [0, C).
+        k: how many guesses each row has.
+    """
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    before = np.arange(scores.shape[1])[None] < labels[:, None]
+    rank = (scores > own).sum(1) + ((scores == own) & before).sum(1)
+    return float((rank < k).mean())
+
+
+def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of ``-log softmax(logits)[label]`` in nats; ``logits (n, C)``, ``labels (n,)``."""
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    log_norm = np.log(np.exp(shifted).sum(1))
+    return float((log_norm - np.take_along_axis(shifted, labels[:, None], axis=1)[:, 0]).mean())
+
+
+def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error of "On Calibration of Modern Neural Networks" (Guo et al., 2017).
+
+    ``sum_b n_b / n * |accuracy(b) - confidence(b)|`` over ``bins`` equal intervals (lo, hi] of the top confidence.
+    """
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    probabilities = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
+    confidence = probabilities.max(1)
+    right = (probabilities.argmax(1) == labels).astype(np.float64)
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gap = np.bincount(bin_of, weights=right - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / len(labels))
+
+
+class ClassificationMetric(BaseMetric):
+    """Collects the ``logits`` and ``label`` of every labelled sample exactly once.
+
+    Samplers pad the last batches of distributed runs with repeated samples; those are recognised by their ``index``
+    and counted once, and a graph of many nodes counts as many rows, which the base class's cut to the data set's
+    length would lose.
+    """
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, torch.Tensor]]) -> None:
+        """Keep what is needed of the predictions of one batch."""
+        for sample in data_samples:
+            if "label" not in sample:
+                raise DataError(f"{type(self).__name__} needs labels, the data set gives none")
+            known = sample["label"] >= 0
+            kept = {key: sample[key][known].cpu().numpy() for key in ("logits", "label")}
+            if "index" in sample:
+                kept["index"] = sample["index"].to(known.device)[known].cpu().numpy()
+            self.results.append(kept)
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Metrics over all samples of all processes, the same on each of them."""
+        parts = [part for rank in all_gather_object(self.results) for part in rank]
+        self.results.clear()
+        if not sum(len(part["label"]) for part in parts):
+            raise DataError(f"{type(self).__name__} saw no labelled sample: nothing can be measured")
+        logits = np.concatenate([part["logits"] for part in parts])
+        labels = np.concatenate([part["label"] for part in parts])
+        if all("index" in part for part in parts):
+            _, first = np.unique(np.concatenate([part["index"] for part in parts]), return_index=True)
+            logits, labels = logits[first], labels[first]
+        return {f"{self.prefix}/{key}": value for key, value in self.measure(logits, labels).items()}
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+        """Metrics of collected parts, without their prefix."""
+        logits = np.concatenate([part["logits"] for part in results])
+        return self.measure(logits, np.concatenate([part["label"] for part in results]))
+
+    def measure(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Values by name from ``logits (n, C)`` and ``labels (n,)``."""
+        raise NotImplementedError
+
+
+@METRICS.register_module()
+class Accuracy(ClassificationMetric):
+    """Top-k accuracy as a fraction: ``accuracy/top1``, ``accuracy/top5``, ..., and ``accuracy/n`` samples.
+
+    Args:
+        topk: one k or several.
+        prefix: first part of the names.
+    """
+
+    default_prefix = "accuracy"
+
+    def __init__(self, topk: int | Sequence[int] = 1, prefix: str | None = None) -> None:
+        super().__init__(prefix=prefix)
+        self.topk = (topk,) if isinstance(topk, int) else tuple(topk)
+
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """Faults of a config."""
+        ks = [cfg["topk"]] if isinstance(cfg["topk"], int) else list(cfg["topk"])
+        if not ks or any(not isinstance(k, int) or k < 1 for k in ks):
+            yield "topk", "needs whole numbers of at least 1"
+
+    def measure(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Accuracy for every k, and the number of rows."""
+        return {**{f"top{k}": topk_accuracy(logits, labels, k) for k in self.topk}, "n": float(len(labels))}
+
+
+@METRICS.register_module()
+class Calibration(ClassificationMetric):
+    """How far to trust the probabilities: ``calibration/nll`` in nats and ``calibration/ece``.
+
+    Args:
+        bins: number of confidence intervals of the expected calibration error.
+        prefix: first part of the names.
+    """
+
+    default_prefix = "calibration"
+
+    def __init__(self, bins: int = 15, prefix: str | None = None) -> None:
+        super().__init__(prefix=prefix)
+        self.bins = bins
+
+    def measure(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Negative log-likelihood and expected calibration error."""
+        return {
+            "nll": negative_log_likelihood(logits, labels),
+            "ece": expected_calibration_error(logits, labels, self.bins),
+        }
