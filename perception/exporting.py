@@ -83,9 +83,7 @@ def load_weights(backbone: Backbone, source: str | Path, seed: int | None = None
     return text
 
 
-def read_backbone_state(
-    source: str | Path, seed: int | None = None
-) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+def read_backbone_state(source: str | Path, seed: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     """Weights of the backbone inside ``source``, what is recorded with them, and the file they came from.
 
     The record has the keys of ``backbone.json`` as far as they are known.
