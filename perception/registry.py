@@ -34,14 +34,23 @@ class Registry(mm.Registry):
         super().__init__(name, build_func=build_func, parent=parent, scope=SCOPE, locations=list(locations))
         self.common_keys = tuple(common_keys)
 
+    _imported: bool
+
     def import_from_location(self) -> None:
+        """Import every module below the locations, once."""
         if self._imported:
             return
         self._imported = True  # set first: the modules below register into this registry while it is imported
-        for location in self._locations:
-            package = import_module(location)
-            for module in pkgutil.walk_packages(package.__path__, prefix=location + "."):
-                import_module(module.name)
+        try:
+            if self.parent is not None:
+                import_module("mmengine.runner")  # fills mmengine's registries, which have no locations of their own
+            for location in self._locations:
+                package = import_module(location)
+                for module in pkgutil.walk_packages(package.__path__, prefix=location + "."):
+                    import_module(module.name)
+        except BaseException:
+            self._imported = False  # else the next look-up would take the half-filled registry for whole
+            raise
 
     def names(self) -> list[str]:
         """All registered names, sorted, with those of the parents."""
