@@ -11,6 +11,7 @@ from mmengine.dist import all_gather_object
 from mmengine.evaluator import BaseMetric
 
 from perception.errors import DataError
+from perception.evaluation.calibration import expected_calibration_error, negative_log_likelihood
 from perception.registry import METRICS
 
 
@@ -26,27 +27,6 @@ def topk_accuracy(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
     before = np.arange(scores.shape[1])[None] < labels[:, None]
     rank = (scores > own).sum(1) + ((scores == own) & before).sum(1)
     return float((rank < k).mean())
-
-
-def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of ``-log softmax(logits)[label]`` in nats; ``logits (n, C)``, ``labels (n,)``."""
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    log_norm = np.log(np.exp(shifted).sum(1))
-    return float((log_norm - np.take_along_axis(shifted, labels[:, None], axis=1)[:, 0]).mean())
-
-
-def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error of "On Calibration of Modern Neural Networks" (Guo et al., 2017).
-
-    ``sum_b n_b / n * |accuracy(b) - confidence(b)|`` over ``bins`` equal intervals (lo, hi] of the top confidence.
-    """
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    probabilities = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
-    confidence = probabilities.max(1)
-    right = (probabilities.argmax(1) == labels).astype(np.float64)
-    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gap = np.bincount(bin_of, weights=right - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(labels))
 
 
 class ClassificationMetric(BaseMetric):
@@ -135,7 +115,8 @@ class Calibration(ClassificationMetric):
 
     def measure(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Negative log-likelihood and expected calibration error."""
+        probabilities, truth = torch.from_numpy(logits).double().softmax(1), torch.from_numpy(labels)
         return {
-            "nll": negative_log_likelihood(logits, labels),
-            "ece": expected_calibration_error(logits, labels, self.bins),
+            "nll": negative_log_likelihood(probabilities, truth),
+            "ece": expected_calibration_error(probabilities, truth, self.bins),
         }
