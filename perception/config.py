@@ -22,7 +22,7 @@ from mmengine.config import Config
 import perception
 from perception.errors import ConfigError, Fault, nearest
 
-_NOT_IN_HASH = ("work_dir", "launcher", "resume", "experiment_name", "log_level", "randomness")
+_NOT_IN_HASH = ("work_dir", "launcher", "resume", "experiment_name", "log_level", "randomness", "demo")
 _WORDS = {"true": True, "false": False, "null": None}
 
 

@@ -117,7 +117,7 @@ TOP_KEYS = frozenset(_GROUPS) | {
         "experiment_name",
         "work_dir",
     ],
-    *["runner_type", "log_processor"],
+    *["runner_type", "log_processor", "demo"],
 }
 _REQUIRED_TOP = ("model", "train_dataloader", "train_cfg", "optim_wrapper")
 _SOURCES = ("init_from", "load_from")
