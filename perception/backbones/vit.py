@@ -1,0 +1,290 @@
+"""Vision transformer ("An Image is Worth 16x16 Words", Dosovitskiy et al., 2021) that can skip hidden patches.
+
+Parameters are named as in timm's ``VisionTransformer``, so public weights load without a converter. Positions are
+MAE's fixed sin-cos table or learned; either is resampled when the input or a checkpoint has another grid.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perception.backbones.base import Backbone
+from perception.errors import ConfigError, Fault, nearest
+from perception.layers.patches import gather_patches
+from perception.layers.positions import guess_grid, resample_positions, sincos_2d
+from perception.layers.transformer import LAYER_NORM_EPS, Block, init_transformer
+from perception.registry import BACKBONES
+from perception.transforms.preprocess import Batch, Preprocess
+
+POSITIONS = ("sincos", "learned")
+
+
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """``n`` -> ``(n, n)``; a sequence of two stays."""
+    if isinstance(value, int):
+        return value, value
+    rows, columns = value
+    return int(rows), int(columns)
+
+
+class PatchEmbed(nn.Module):
+    """Linear embedding of patches. The weight is a convolution's, as in timm."""
+
+    def __init__(self, patch_size: tuple[int, int], in_channels: int, dim: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+        nn.init.xavier_uniform_(self.proj.weight.data.view(dim, -1))
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, L, D), or (B, K, D) of the patches ``keep`` (B, K); the others are not even read."""
+        if keep is None:
+            return self.proj(x).flatten(2).transpose(1, 2)
+        patches = gather_patches(x, self.patch_size, keep, channels_first=True)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+@BACKBONES.register_module()
+class ViT(Backbone):
+    """Plain vision transformer.
+
+    Args:
+        image_size: height and width, or one number for a square, that the positions are made for. Other sizes work:
+            the positions are then resampled.
+        patch_size: rows and columns of a patch in pixels, or one number.
+        in_channels: image channels C.
+        embed_dim: width D.
+        depth: number of blocks.
+        num_heads: attention heads per block.
+        mlp_ratio: hidden width of the MLPs over D.
+        qkv_bias: bias of the query, key and value projections.
+        drop_rate: dropout of tokens, attention outputs and MLPs.
+        drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
+        class_token: prepend a learned token (without a position when ``position='sincos'``).
+        position: ``'sincos'`` (fixed, MAE) or ``'learned'``.
+        out_indices: blocks (from 0; negative counts from the end) whose maps ``forward`` returns. The map of the last
+            block has passed the final norm.
+        preprocess: Preprocess record; ``None`` is ImageNet's RGB statistics at ``image_size``.
+
+    Pooled features of ``encode``: ``gap`` mean of the patch tokens after the final norm; ``cls`` class token after it;
+    ``norm-gap`` final norm of the mean of the patch tokens (MAE's fine-tuning); ``block-k`` mean of the patch tokens
+    after block ``k`` (from 0), later blocks are not computed.
+    """
+
+    modality: ClassVar[str] = "image"
+
+    def __init__(
+        self,
+        image_size: int | Sequence[int] = 224,
+        patch_size: int | Sequence[int] = 16,
+        in_channels: int = 3,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        class_token: bool = True,
+        position: str = "sincos",
+        out_indices: Sequence[int] = (-1,),
+        preprocess: Preprocess | dict[str, Any] | None = None,
+    ) -> None:
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        faults = [Fault(f"model.backbone.{k}", arguments[k], text) for k, text in self.check_config(arguments)]
+        if faults:
+            raise ConfigError(faults)
+        if preprocess is None:
+            preprocess = {"type": "ImagePreprocess", "size": pair(image_size)}
+        super().__init__(preprocess)
+        self.image_size, self.patch_size = pair(image_size), pair(patch_size)
+        self.grid = (self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1])
+        self.in_channels = in_channels
+        self.embed_dims = embed_dim
+        self.depth = depth
+        self.out_indices = tuple(sorted(i % depth for i in out_indices))
+        self.strides = (self.patch_size[0],) * len(self.out_indices)
+        self.prefix_tokens = int(class_token)
+
+        self.patch_embed = PatchEmbed(self.patch_size, in_channels, embed_dim)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, embed_dim) * 0.02) if class_token else None
+        self.pos_embed: Tensor
+        if position == "sincos":
+            # Not a parameter: nothing may train it, and it needs no optimiser state.
+            self.register_buffer("pos_embed", sincos_2d(embed_dim, self.grid, self.prefix_tokens))
+        else:
+            tokens = self.prefix_tokens + self.num_patches
+            self.pos_embed = nn.Parameter(torch.randn(1, tokens, embed_dim) * 0.02)
+        self.pos_drop = nn.Dropout(drop_rate)
+        rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(
+            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, drop_path_rate=rate) for rate in rates
+        )
+        self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.blocks.apply(init_transformer)
+
+    @property
+    def num_patches(self) -> int:
+        """Patches L of an image of ``image_size``."""
+        return self.grid[0] * self.grid[1]
+
+    def grid_of(self, x: Tensor) -> tuple[int, int]:
+        """(rows, columns) of patches of an input (B, C, H, W).
+
+        Raises:
+            ValueError: the input is not divisible by the patch size.
+        """
+        height, width = x.shape[-2:]
+        if height % self.patch_size[0] or width % self.patch_size[1]:
+            raise ValueError(f"input of {height} x {width} pixels is not divisible by patches of {self.patch_size}")
+        return height // self.patch_size[0], width // self.patch_size[1]
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Embedded patches with positions, class token first: (B, C, H, W) -> (B, P + L or K, D)."""
+        positions = resample_positions(self.pos_embed, self.grid, self.grid_of(x), self.prefix_tokens)
+        prefix, positions = positions[:, : self.prefix_tokens], positions[0, self.prefix_tokens :]
+        patches = self.patch_embed(x, keep)
+        patches = patches + (positions if keep is None else positions[keep])
+        if self.cls_token is not None:
+            cls = (self.cls_token + prefix).to(patches.dtype).expand(len(patches), -1, -1)
+            patches = torch.cat([cls, patches], dim=1)
+        return self.pos_drop(patches)
+
+    def forward_tokens(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Tokens after the final norm.
+
+        Args:
+            x: (B, C, H, W) preprocessed images.
+            keep: (B, K) row-major ids of the patches to encode; the rest is never computed. ``None`` encodes all.
+
+        Returns:
+            (B, P + K, D): class token first (P = 1 with one), then the patches in the order of ``keep``.
+        """
+        tokens = self.tokens(x, keep)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, C, H, W) -> maps (B, D, H / p, W / q) at ``out_indices``."""
+        rows, columns = self.grid_of(x)
+        tokens = self.tokens(x)
+        maps = []
+        for index, block in enumerate(self.blocks[: self.out_indices[-1] + 1]):
+            tokens = block(tokens)
+            if index in self.out_indices:
+                normed = self.norm(tokens) if index == self.depth - 1 else tokens
+                patches = normed[:, self.prefix_tokens :]
+                maps.append(patches.transpose(1, 2).reshape(len(x), self.embed_dims, rows, columns))
+        return tuple(maps)
+
+    @classmethod
+    def feature_choices(cls) -> tuple[str, ...]:
+        """Pooled features; ``block-k`` stands for any block k from 0."""
+        return ("gap", "cls", "norm-gap", "block-k")
+
+    def encode(self, batch: Batch, feature: str | None = None) -> Tensor:
+        """Pooled embedding (B, D) of ``batch['image']`` (B, C, H, W); see the class for the features."""
+        feature = feature or self.feature_choices()[0]
+        last = self._last_block(feature)
+        tokens = self.tokens(batch[self.modality])
+        for block in self.blocks[: last + 1]:
+            tokens = block(tokens)
+        if feature == "gap":
+            return self.norm(tokens)[:, self.prefix_tokens :].mean(dim=1)
+        if feature == "cls":
+            return self.norm(tokens[:, 0])
+        pooled = tokens[:, self.prefix_tokens :].mean(dim=1)
+        return self.norm(pooled) if feature == "norm-gap" else pooled
+
+    def _last_block(self, feature: str) -> int:
+        """Index of the last block that ``feature`` needs."""
+        match = re.fullmatch(r"block-(\d+)", feature)
+        if match and int(match[1]) < self.depth:
+            return int(match[1])
+        known = ["gap", "cls", "norm-gap"] if self.prefix_tokens else ["gap", "norm-gap"]
+        known += [f"block-{i}" for i in range(self.depth)]
+        if feature not in known:
+            text = f"not a feature of this encoder of {self.depth} blocks; it has {', '.join(known)}"
+            raise ConfigError([Fault("feature", feature, text, nearest(feature, known))])
+        return self.depth - 1
+
+    def layer_count(self) -> int:
+        """Embeddings 0, block k is k + 1, then the final norm and the head."""
+        return self.depth + 2
+
+    def layer_id(self, name: str) -> int:
+        """Layer-decay group of a parameter."""
+        if name.startswith(("cls_token", "pos_embed", "patch_embed.")):
+            return 0
+        match = re.match(r"blocks\.(\d+)\.", name)
+        return int(match[1]) + 1 if match else self.depth + 1
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        key = prefix + "pos_embed"
+        loaded = state_dict.get(key)
+        if isinstance(loaded, Tensor) and loaded.ndim == 3 and loaded.shape[-1] == self.embed_dims:
+            count = loaded.shape[1] - self.prefix_tokens
+            if count > 0 and count != self.num_patches:
+                source = guess_grid(count, self.grid)
+                # state_dict is torch's own shallow copy, so the caller's stays as it is.
+                state_dict[key] = resample_positions(loaded, source, self.grid, self.prefix_tokens)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        """Faults of a config (with defaults filled in) that would stop it from being built or used."""
+        sizes = {}
+        for key in ("image_size", "patch_size"):
+            try:
+                sizes[key] = pair(cfg[key])
+            except (TypeError, ValueError):
+                yield key, "must be a number of pixels or a pair (rows, columns)"
+                continue
+            if min(sizes[key]) < 1:
+                yield key, "must be positive"
+                del sizes[key]
+        for key in ("in_channels", "embed_dim", "depth", "num_heads"):
+            if not isinstance(cfg[key], int) or cfg[key] < 1:
+                yield key, "must be a whole number of at least 1"
+                return
+        if len(sizes) == 2 and any(s % p for s, p in zip(sizes["image_size"], sizes["patch_size"], strict=True)):
+            yield "image_size", f"is not divisible by patch_size = {cfg['patch_size']!r}"
+        if cfg["embed_dim"] % cfg["num_heads"]:
+            fits = [h for h in range(1, cfg["embed_dim"] + 1) if cfg["embed_dim"] % h == 0]
+            near = min(fits, key=lambda h: (abs(h - cfg["num_heads"]), h))
+            yield "num_heads", f"does not divide embed_dim = {cfg['embed_dim']}; {near} would"
+        if cfg["position"] not in POSITIONS:
+            yield "position", f"must be one of {', '.join(POSITIONS)}"
+        elif cfg["position"] == "sincos" and cfg["embed_dim"] % 4:
+            yield "embed_dim", "must be a multiple of 4 for position='sincos'"
+        if not (isinstance(cfg["mlp_ratio"], (int, float)) and cfg["mlp_ratio"] > 0):
+            yield "mlp_ratio", "must be positive"
+        for key in ("drop_rate", "drop_path_rate"):
+            if not (isinstance(cfg[key], (int, float)) and 0 <= cfg[key] < 1):
+                yield key, "must lie in [0, 1)"
+        indices = cfg["out_indices"]
+        if not indices or any(not -cfg["depth"] <= i < cfg["depth"] for i in indices):
+            yield "out_indices", f"must name blocks between {-cfg['depth']} and {cfg['depth'] - 1}"
+        yield from _check_record(cfg, sizes.get("image_size"))
+
+
+def _check_record(cfg: dict[str, Any], image_size: tuple[int, int] | None) -> Iterable[tuple[str, str]]:
+    """Agreement of the Preprocess record with the network."""
+    record = cfg["preprocess"]
+    if record is None:
+        if cfg["in_channels"] != 3:
+            yield "preprocess", f"must be given for in_channels = {cfg['in_channels']}: the default record is for RGB"
+        return
+    values = record.record() if isinstance(record, Preprocess) else record
+    mean, size = values.get("mean"), values.get("size")
+    if isinstance(mean, (list, tuple)) and len(mean) != cfg["in_channels"]:
+        yield "preprocess", f"has {len(mean)} band means, but in_channels = {cfg['in_channels']}"
+    if size is not None and image_size is not None and pair(size) != image_size:
+        yield "preprocess", f"makes images of {pair(size)}, but image_size = {cfg['image_size']!r}"

@@ -1,0 +1,130 @@
+"""Pre-norm transformer blocks ("An Image is Worth 16x16 Words", Dosovitskiy et al., 2021), named as in timm."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LAYER_NORM_EPS = 1e-6
+
+
+class DropPath(nn.Module):
+    """Drops the whole residual branch of a sample ("Deep Networks with Stochastic Depth", Huang et al., 2016).
+
+    Args:
+        rate: probability of dropping; the branches that stay are scaled by ``1 / (1 - rate)``.
+    """
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) -> (B, ...)."""
+        if self.rate == 0.0 or not self.training:
+            return x
+        keep = 1.0 - self.rate
+        return x * x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(model)``."""
+        return f"rate={self.rate}"
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over (B, N, D).
+
+    Args:
+        dim: width D.
+        num_heads: heads; must divide ``dim``.
+        qkv_bias: bias of the query, key and value projection.
+        drop_rate: dropout after the output projection.
+    """
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"num_heads = {num_heads} does not divide dim = {dim}")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
+        """Attend from all tokens, or from the ``last`` ones only, to all tokens: (B, N, D) -> (B, N or last, D)."""
+        batch, length, dim = x.shape
+        heads = self.num_heads
+        if last is None:
+            q, k, v = self.qkv(x).view(batch, length, 3, heads, dim // heads).permute(2, 0, 3, 1, 4).unbind(0)
+        else:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q = F.linear(x[:, length - last :], weight[:dim], None if bias is None else bias[:dim])
+            q = q.view(batch, last, heads, dim // heads).transpose(1, 2)
+            kv = F.linear(x, weight[dim:], None if bias is None else bias[dim:])
+            k, v = kv.view(batch, length, 2, heads, dim // heads).permute(2, 0, 3, 1, 4).unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, -1, dim)
+        return self.drop(self.proj(x))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between them: (..., D) -> (..., D)."""
+
+    def __init__(self, dim: int, hidden: int, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Token by token."""
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+
+
+class Block(nn.Module):
+    """``x + attn(norm1(x))``, then ``x + mlp(norm2(x))``.
+
+    Args:
+        dim: width D.
+        num_heads: attention heads.
+        mlp_ratio: width of the hidden layer of the MLP over ``dim``.
+        qkv_bias: bias of the query, key and value projection.
+        drop_rate: dropout after the attention projection and in the MLP.
+        drop_path_rate: probability of dropping each residual branch of a sample.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.attn = Attention(dim, num_heads, qkv_bias, drop_rate)
+        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop_rate)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D); with ``last`` only the output of that many last tokens is computed and returned."""
+        attended = self.attn(self.norm1(x), last)
+        if last is not None:
+            x = x[:, x.shape[1] - last :]
+        x = x + self.drop_path(attended)
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+@torch.no_grad()
+def init_transformer(module: nn.Module) -> None:
+    """Initialisation of He et al. (MAE, 2022) for one module: Linear xavier-uniform, bias 0; LayerNorm 1 and 0."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
