@@ -19,31 +19,22 @@ from perception.config import plain
 from perception.errors import ConfigError, Fault, PerceptionError, nearest
 from perception.signatures import MISSING, Signature, argument_faults, signature_of
 
-_LOADER = frozenset(
-    [
-        "batch_size",
-        "num_workers",
-        "dataset",
-        "sampler",
-        "batch_sampler",
-        "collate_fn",
-        "drop_last",
-        "pin_memory",
-        "persistent_workers",
-        "prefetch_factor",
-        "timeout",
-        "worker_init_fn",
-        "multiprocessing_context",
-        "num_batch_per_epoch",
-    ]
+
+def _keys(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_LOADER = _keys(
+    "batch_size num_workers dataset sampler batch_sampler collate_fn drop_last pin_memory persistent_workers "
+    "prefetch_factor timeout worker_init_fn multiprocessing_context num_batch_per_epoch"
 )
 _GROUPS: dict[str, frozenset[str]] = {
     "train_dataloader": _LOADER,
     "val_dataloader": _LOADER,
     "test_dataloader": _LOADER,
-    "evaluation": frozenset(["train", "val", "test", "all", "protocols", "feature", "batch_size"]),
-    "env_cfg": frozenset(["cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"]),
-    "randomness": frozenset(["seed", "diff_rank_seed", "deterministic"]),
+    "evaluation": _keys("train val test all protocols feature batch_size"),
+    "env_cfg": _keys("cudnn_benchmark mp_cfg dist_cfg resource_limit"),
+    "randomness": _keys("seed diff_rank_seed deterministic"),
 }
 # Registry of a dict with a type, by its key, anywhere.
 _PLACES: dict[str, Any] = {
@@ -94,31 +85,11 @@ _TAKEN: dict[str, tuple[str, ...]] = {
 }
 _DEFAULT_TYPES = {"optim_wrapper": "OptimWrapper", "val_cfg": "ValLoop", "test_cfg": "TestLoop"}
 _OPTIONAL_TYPE = frozenset({"balance", "val_cfg", "test_cfg", "optim_wrapper"})
-TOP_KEYS = frozenset(_GROUPS) | {
-    *[
-        "model",
-        "train_cfg",
-        "optim_wrapper",
-        "param_scheduler",
-        "val_cfg",
-        "val_evaluator",
-        "test_cfg",
-        "test_evaluator",
-        "default_hooks",
-    ],
-    *[
-        "custom_hooks",
-        "load_from",
-        "resume",
-        "launcher",
-        "default_scope",
-        "log_level",
-        "visualizer",
-        "experiment_name",
-        "work_dir",
-    ],
-    *["runner_type", "log_processor", "demo"],
-}
+TOP_KEYS = frozenset(_GROUPS) | _keys(
+    "model train_cfg optim_wrapper param_scheduler val_cfg val_evaluator test_cfg test_evaluator default_hooks "
+    "custom_hooks load_from resume launcher default_scope log_level visualizer experiment_name work_dir runner_type "
+    "log_processor"
+)
 _REQUIRED_TOP = ("model", "train_dataloader", "train_cfg", "optim_wrapper")
 _SOURCES = ("init_from", "load_from")
 Path_ = tuple[str, ...]
