@@ -141,13 +141,13 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _read_python(file: Path) -> dict[str, Any]:
-    _check_source(file, ())
+    files = _check_source(file, ())
     try:
         raw = Config.fromfile(str(file), lazy_import=True, format_python_code=False).to_dict()
     except Exception as error:
         # Whatever a config's own code raises is a fault of the config: show its line instead of our frames.
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith(".py")]
-        inside = [f for f in frames if "site-packages" not in f.filename and f.filename != __file__]
+        frames = traceback.extract_tb(error.__traceback__)
+        inside = [f for f in frames if Path(os.path.normpath(f.filename)) in files]
         place = f"{inside[-1].filename}:{inside[-1].lineno}" if inside else str(file)
         # The stand-in that mmengine puts for every import raises an empty RuntimeError when it is called.
         what = str(error) or "imported things are names only in a config, they cannot be called"
@@ -159,8 +159,9 @@ def _read_python(file: Path) -> dict[str, Any]:
     }
 
 
-def _check_source(file: Path, chain: tuple[Path, ...]) -> None:
-    """Syntax of ``file`` and of its bases, and that every base is there, each with file and line."""
+def _check_source(file: Path, chain: tuple[Path, ...]) -> set[Path]:
+    """Syntax of ``file`` and of its bases, and that every base is there, each with file and line; the files read."""
+    files = {Path(os.path.normpath(file))}
     if file in chain:
         raise ConfigError(f"{chain[-1]}: the bases form a circle through {file}")
     try:
@@ -183,7 +184,8 @@ def _check_source(file: Path, chain: tuple[Path, ...]) -> None:
                 hint = nearest(base.stem, there)
                 tail = f" Did you mean {' or '.join(map(repr, hint))}?" if hint else ""
                 raise ConfigError(f"{file}:{node.lineno}: the base {str(base)!r} does not exist.{tail}")
-            _check_source(base, (*chain, file))
+            files |= _check_source(base, (*chain, file))
+    return files
 
 
 def apply_overrides(cfg: dict[str, Any], overrides: Sequence[str], seed: int | None = None) -> None:

@@ -88,7 +88,7 @@ _OPTIONAL_TYPE = frozenset({"balance", "val_cfg", "test_cfg", "optim_wrapper"})
 TOP_KEYS = frozenset(_GROUPS) | _keys(
     "model train_cfg optim_wrapper param_scheduler val_cfg val_evaluator test_cfg test_evaluator default_hooks "
     "custom_hooks load_from resume launcher default_scope log_level visualizer experiment_name work_dir runner_type "
-    "log_processor"
+    "log_processor demo"
 )
 _REQUIRED_TOP = ("model", "train_dataloader", "train_cfg", "optim_wrapper")
 _SOURCES = ("init_from", "load_from")
