@@ -1,0 +1,1 @@
+"""Protocols that judge frozen backbones, their statistics, and metrics of trained tasks."""

@@ -1,0 +1,157 @@
+"""The protocol contract: features of the splits in, figures out.
+
+A protocol never sees the backbone or the raw data. It fits on ``train``, chooses every hyper-parameter on ``val`` and
+looks at ``test`` once, for the final figure.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perception.errors import PerceptionError
+
+T = TypeVar("T")
+
+
+class EvaluationError(PerceptionError):
+    """A protocol that cannot give a meaningful figure on the data it was given."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of one split.
+
+    Attributes:
+        x: ``(n, F)`` float32.
+        y: ``(n,)`` int64 class ids, all >= 0.
+        index: ``(n,)`` int64 positions of the rows in the data set.
+        unlabelled: number of rows left out because they have no label.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    unlabelled: int = 0
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, rows: Tensor) -> Features:
+        """The given rows, in the given order."""
+        return Features(self.x[rows], self.y[rows], self.index[rows])
+
+    def to(self, device: torch.device | str) -> Features:
+        """The same rows on another device."""
+        return replace(self, x=self.x.to(device), y=self.y.to(device), index=self.index.to(device))
+
+    def canonical(self) -> Features:
+        """Rows sorted by content, so that what is fitted to them does not depend on the order they came in."""
+        packed = np.concatenate(
+            [self.y.cpu().numpy()[:, None].astype(np.int32).view(np.float32), self.x.cpu().numpy()], axis=1
+        )
+        rows = np.ascontiguousarray(packed).view(np.dtype((np.void, packed.dtype.itemsize * packed.shape[1]))).ravel()
+        return self.take(torch.from_numpy(np.argsort(rows, kind="stable")).to(self.y.device))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Features of the splits that the evaluation section names; ``all`` is for cross-validation."""
+
+    train: Features | None = None
+    val: Features | None = None
+    test: Features | None = None
+    all: Features | None = None
+
+    def need(self, name: str, why: str) -> Features:
+        """The split ``name``, or an error that says which protocol needs it and what for."""
+        found: Features | None = getattr(self, name)
+        if found is None:
+            raise EvaluationError(f"{why} needs evaluation.{name}, which the config does not give")
+        if len(found) == 0:
+            raise EvaluationError(f"{why} needs labelled samples in evaluation.{name}; it has none")
+        return found
+
+    def classes(self) -> int:
+        """Number of classes: the largest label of any split, plus one."""
+        given = [split for split in (getattr(self, f.name) for f in fields(self)) if split is not None and len(split)]
+        return max(int(split.y.max()) for split in given) + 1
+
+    def to(self, device: torch.device | str) -> Splits:
+        """All splits on another device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Splits(**{name: split if split is None else split.to(device) for name, split in moved.items()})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One figure.
+
+    Attributes:
+        metric: name of the metric, such as ``accuracy``.
+        value: the figure as a fraction.
+        n: number of test samples behind it.
+        chosen: hyper-parameters that were chosen on the validation split.
+        extras: further figures of the same protocol.
+        variant: tells several figures of one protocol apart (``5 per class``); empty for a single one.
+        proportion: True where ``value`` is a share of ``n`` samples, so that a binomial interval applies.
+    """
+
+    metric: str
+    value: float
+    n: int
+    chosen: dict[str, Any] = field(default_factory=dict)
+    extras: dict[str, Any] = field(default_factory=dict)
+    variant: str = ""
+    proportion: bool = True
+
+
+class Protocol(ABC):
+    """Base of the protocols, registered in ``PROTOCOLS``.
+
+    Attributes:
+        needs: splits that the protocol cannot do without.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("train", "test")
+
+    @abstractmethod
+    def run(self, data: Splits, seed: int) -> list[Outcome]:
+        """Figures on ``data``. A pure function of its arguments: no global random state is read or changed."""
+
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        """Faults of the protocol's own config: key, message."""
+        return ()
+
+
+def positive(cfg: dict[str, Any], *keys: str) -> Iterable[tuple[str, str]]:
+    """Faults of the ``keys`` whose value, or any value of a list, is not above zero."""
+    for key in keys:
+        for value in as_list(cfg.get(key)):
+            if isinstance(value, (int, float)) and not value > 0:
+                yield key, f"must be above 0, got {value}"
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list or tuple as a list, anything else but ``None`` as a list of one."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Share of equal entries, which for single-label data is the micro-F1 as well."""
+    return float((predicted == labels).double().mean())
+
+
+def choose(candidates: Sequence[T], score: Callable[[T], float]) -> tuple[T, list[float]]:
+    """The candidate with the best validation score, the first of equals, and all scores."""
+    scores = [score(candidate) for candidate in candidates]
+    return candidates[int(np.argmax(scores))], scores
