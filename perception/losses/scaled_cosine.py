@@ -44,7 +44,8 @@ def scaled_cosine_from_products(
     smallest = eps * eps
     usable = (prediction_squares > smallest) & (target_squares > smallest)
     # Where a row is unusable, divide by one instead: a clamp inside rsqrt would still pass an infinite gradient.
-    product = torch.where(usable, prediction_squares * target_squares, torch.ones_like(dot))
-    cosine = torch.where(usable, dot * product.rsqrt(), torch.zeros_like(dot))
+    one = torch.ones_like(dot)
+    scale = torch.where(usable, prediction_squares, one).rsqrt() * torch.where(usable, target_squares, one).rsqrt()
+    cosine = torch.where(usable, dot * scale, torch.zeros_like(dot))
     # Rounding can push the cosine past one, and a negative base has no fractional power.
     return (1 - cosine).clamp_min(0).pow(alpha).mean()
