@@ -157,7 +157,7 @@ def argument_faults(path: str, given: dict[str, Any], target_name: str, signatur
         where = f"{path}.{name}" if path else name
         if argument is None:
             if not signature.open:
-                hint = nearest(name, [n for n in signature.arguments if n not in given])
+                hint = nearest(name, signature.arguments)
                 faults.append(Fault(where, value, f"{target_name} takes no argument {name!r}", hint))
             continue
         expected = mismatch(value, argument.hint)

@@ -178,6 +178,7 @@ def _walk(path: Path_, value: Any, faults: list[Fault]) -> Any:
             if key not in _GROUPS[path[0]]:
                 hint = nearest(key, _GROUPS[path[0]])
                 faults.append(Fault(f"{path[0]}.{key}", v, f"{path[0]} has no such key", hint))
+        value = {k: v for k, v in value.items() if k in _GROUPS[path[0]]}
         if _GROUPS[path[0]] is _LOADER and "dataset" not in value:
             faults.append(Fault(f"{path[0]}.dataset", None, "a data loader needs this key"))
     elif registry is not None and path[-1] not in _OPTIONAL_TYPE:

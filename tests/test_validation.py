@@ -1,0 +1,288 @@
+"""All faults in one report; shipped configs have none."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import pytest
+
+from perception.config import list_configs, load_config
+from perception.errors import ConfigError, DataError
+from perception.registry import BACKBONES, DATASETS, METRICS, PRETEXTS, PROTOCOLS
+from perception.signatures import mismatch, signature_of
+from perception.validation import require_valid, validate_config
+
+
+class DummyBackbone:
+    """Takes what validation has to judge."""
+
+    def __init__(
+        self,
+        width: int,
+        rate: float = 0.1,
+        heads: int = 2,
+        pool: Literal["mean", "token"] = "mean",
+        sizes: tuple[int, int] | int = 32,
+        name: str | None = None,
+        bias: bool = True,
+    ) -> None:
+        raise AssertionError("validation builds nothing")
+
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        if cfg["width"] % cfg["heads"]:
+            yield "heads", f"does not divide width = {cfg['width']}"
+
+
+class DummyPretext:
+    def __init__(self, ratio: float = 0.75, **kwargs: Any) -> None: ...
+
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        if not 0 < cfg["ratio"] < 1:
+            yield "ratio", "must lie in (0, 1)"
+
+
+class DummyDataset:
+    def __init__(self, split: Literal["train", "test"], transforms: Sequence[Any] = (), seed: int = 0) -> None: ...
+
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        if cfg["split"] == "test":
+            raise DataError("file 'test.npz' does not exist")
+        return ()
+
+
+class DummyProtocol:
+    def __init__(self, k: int = 20) -> None: ...
+
+
+class DummyMetric:
+    def __init__(self, topk: int = 1) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def dummies() -> Iterator[None]:
+    pairs = [
+        (BACKBONES, DummyBackbone),
+        (PRETEXTS, DummyPretext),
+        (DATASETS, DummyDataset),
+        (PROTOCOLS, DummyProtocol),
+        (METRICS, DummyMetric),
+    ]
+    for registry, cls in pairs:
+        registry.register_module(module=cls, force=True)
+    yield
+    for registry, cls in pairs:
+        registry._module_dict.pop(cls.__name__)
+
+
+GOOD: dict[str, Any] = {
+    "model": {
+        "type": "Pretrainer",
+        "backbone": {"type": "DummyBackbone", "width": 8},
+        "pretexts": {"mae": {"type": "DummyPretext"}},
+    },
+    "train_dataloader": {"batch_size": 4, "num_workers": 0, "dataset": {"type": "DummyDataset", "split": "train"}},
+    "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": 3},
+    "optim_wrapper": {"optimizer": {"type": "AdamW", "lr": 1e-3, "betas": (0.9, 0.95)}, "clip_grad": {"max_norm": 1}},
+    "param_scheduler": [{"type": "CosineAnnealingLR", "T_max": 3, "by_epoch": True}],
+    "default_hooks": {"timer": {"type": "IterTimerHook", "priority": "NORMAL"}, "logger": None},
+    "custom_hooks": [{"type": "SyncBuffersHook"}],
+    "evaluation": {
+        "train": {"type": "DummyDataset", "split": "train"},
+        "protocols": {"knn": {"type": "DummyProtocol", "k": 5}},
+    },
+    "val_evaluator": {"type": "DummyMetric"},
+    "env_cfg": {"mp_cfg": {"mp_start_method": "fork"}},
+    "randomness": {"seed": 0},
+}
+
+
+def faults_with(**changes: Any) -> dict[str, str]:
+    """Faults by path of the good config after setting ``a__b=value``; a value of DELETE removes the key."""
+    cfg = copy.deepcopy(GOOD)
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        node: Any = cfg
+        for part in parents:
+            node = node[int(part) if part.isdigit() else part]
+        if value is DELETE:
+            del node[last]
+        else:
+            node[last] = value
+    return {fault.path: str(fault) for fault in validate_config(cfg)}
+
+
+DELETE = object()
+
+
+def test_a_good_config_has_no_faults() -> None:
+    assert faults_with() == {}
+    require_valid(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "said"),
+    [
+        ({"modle": {}}, "modle", "Did you mean 'model'"),
+        ({"train_cfg": DELETE}, "train_cfg", "needs this top-level key"),
+        ({"model__type": "Pretrianer"}, "model.type", "no model .* Did you mean 'Pretrainer'"),
+        ({"model__backbone__type": "DumyBackbone"}, "model.backbone.type", "Did you mean 'DummyBackbone'"),
+        ({"model__pretexts__mae__type": "DummyPretxt"}, "model.pretexts.mae.type", "Did you mean 'DummyPretext'"),
+        ({"model__backbone__with": 3}, "model.backbone.with", "no argument 'with'. Did you mean 'width'"),
+        ({"model__backbone__width": DELETE}, "model.backbone.width", "needs this argument"),
+        ({"model__backbone__width": "8"}, "model.backbone.width", "expects int"),
+        ({"model__backbone__width": 8.0}, "model.backbone.width", "expects int"),
+        ({"model__backbone__bias": 1}, "model.backbone.bias", "expects bool"),
+        ({"model__backbone__rate": True}, "model.backbone.rate", "expects float"),
+        ({"model__backbone__pool": "maen"}, "model.backbone.pool", "'mean' or 'token'.*Did you mean 'mean'"),
+        ({"model__backbone__sizes": (1, 2, 3)}, "model.backbone.sizes", r"tuple\[int, int\] \| int"),
+        ({"model__backbone__heads": 3}, "model.backbone.heads", "does not divide width = 8"),
+        ({"model__backbone": {"width": 3}}, "model.backbone", "needs the key 'type'"),
+        ({"model__pretexts__mae__ratio": 1.5}, "model.pretexts.mae.ratio", r"must lie in \(0, 1\)"),
+        ({"model__backbone__init_from": "no/run"}, "model.backbone.init_from", "no such file or folder"),
+        ({"load_from": "no.pth"}, "load_from", "no such file or folder"),
+        ({"train_dataloader__batchsize": 3}, "train_dataloader.batchsize", "Did you mean 'batch_size'"),
+        ({"train_dataloader__dataset": DELETE}, "train_dataloader.dataset", "needs this key"),
+        ({"train_dataloader__dataset__split": "val"}, "train_dataloader.dataset.split", "'train' or 'test'"),
+        ({"train_dataloader__dataset__split": "test"}, "train_dataloader.dataset", "'test.npz' does not exist"),
+        (
+            {"train_dataloader__dataset__transforms": [{"type": "NoFlip"}]},
+            "train_dataloader.dataset.transforms.0.type",
+            "no transform of that name",
+        ),
+        ({"train_dataloader__sampler": {"type": "DefaultSamler"}}, "train_dataloader.sampler.type", "'DefaultSampler'"),
+        ({"train_cfg__max_epoch": 3}, "train_cfg.max_epoch", "Did you mean 'max_epochs'"),
+        ({"optim_wrapper__optimizer__type": "AdmaW"}, "optim_wrapper.optimizer.type", "Did you mean 'AdamW'"),
+        ({"optim_wrapper__optimizer__wd": 1}, "optim_wrapper.optimizer.wd", "takes no argument 'wd'"),
+        ({"optim_wrapper__optimizer": DELETE}, "optim_wrapper.optimizer", "needs this key"),
+        ({"optim_wrapper__constructor": "Layers"}, "optim_wrapper.constructor", "no optimizer wrapper constructor"),
+        ({"param_scheduler__0__Tmax": 3}, "param_scheduler.0.Tmax", "Did you mean 'T_max'"),
+        ({"default_hooks__timer__type": "IterTimer"}, "default_hooks.timer.type", "Did you mean 'IterTimerHook'"),
+        ({"custom_hooks__0__x": 1}, "custom_hooks.0.x", "SyncBuffersHook takes no argument"),
+        ({"evaluation__protocols__knn__n": 1}, "evaluation.protocols.knn.n", "DummyProtocol takes no argument"),
+        ({"evaluation__protocols__knn__type": "DumyProtocol"}, "evaluation.protocols.knn.type", "'DummyProtocol'"),
+        ({"evaluation__train__split": "x"}, "evaluation.train.split", "DummyDataset expects"),
+        ({"evaluation__protocol": {}}, "evaluation.protocol", "Did you mean 'protocols'"),
+        ({"val_evaluator__top": 1}, "val_evaluator.top", "Did you mean 'topk'"),
+        ({"randomness__sed": 1}, "randomness.sed", "Did you mean 'seed'"),
+        ({"model__balance": {"type": "Sums"}}, "model.balance.type", "Did you mean 'Sum'"),
+        ({"runner_type": "PerceptionRuner"}, "runner_type", "no runner of that name"),
+        ({"model": 3}, "model", "a dict belongs here"),
+    ],
+)
+def test_every_fault_names_its_path(changes: dict[str, Any], path: str, said: str) -> None:
+    import re
+
+    found = faults_with(**changes)
+    assert path in found, found
+    assert re.search(said, found[path]), found[path]
+    assert len(found) == 1, found
+
+
+def test_all_faults_come_in_one_report() -> None:
+    changes = {
+        "model__backbone__width": "x",
+        "optim_wrapper__optimizer__type": "AdmaW",
+        "train_dataloader__batchsize": 2,
+        "model__pretexts__mae__ratio": 0,
+        "zzz": 1,
+    }
+    assert len(faults_with(**changes)) == 5
+    with pytest.raises(ConfigError, match="my config: 1 fault\n"):
+        require_valid({**copy.deepcopy(GOOD), "zzz": 1}, "my config")
+
+
+def test_open_signatures_accept_any_keyword() -> None:
+    assert faults_with(model__pretexts__mae__anything=3) == {}
+
+
+def test_balance_by_weights_needs_no_type() -> None:
+    assert faults_with(model__balance={"loss": 2.0}) == {}
+
+
+def test_dotted_names_stand_for_themselves() -> None:
+    assert faults_with(optim_wrapper__optimizer__type="torch.optim.AdamW") == {}
+    found = faults_with(optim_wrapper__optimizer__type="torch.optim.AdmaW")
+    assert "Did you mean 'AdamW'" in found["optim_wrapper.optimizer.type"]
+
+
+def test_nested_defaults_reach_the_outer_check() -> None:
+    seen: list[dict[str, Any]] = []
+
+    class Outer:
+        def __init__(self, backbone: dict[str, Any], flag: bool = False) -> None: ...
+
+        @classmethod
+        def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+            seen.append(cfg)
+            yield "backbone.heads", "too few"
+
+    cfg = {**copy.deepcopy(GOOD), "model": {"type": Outer, "backbone": {"type": "DummyBackbone", "width": 8}}}
+    from perception.registry import MODELS
+
+    MODELS.register_module(name="OuterDummy", module=Outer, force=True)
+    cfg["model"]["type"] = "OuterDummy"
+    try:
+        (fault,) = validate_config(cfg)
+    finally:
+        MODELS._module_dict.pop("OuterDummy")
+    assert (fault.path, fault.value) == ("model.backbone.heads", 2)
+    assert seen[0]["flag"] is False
+    assert seen[0]["backbone"]["pool"] == "mean"
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "fits"),
+    [
+        (1, int, True),
+        (True, int, False),
+        (1, float, True),
+        ("1", float, False),
+        (None, int | None, True),
+        ([1, 2], tuple[int, ...], True),
+        ([1, "2"], tuple[int, ...], False),
+        ([1, 2], tuple[int, int], True),
+        ([1], tuple[int, int], False),
+        ([[1, 2.5]], list[tuple[int, float]], True),
+        ({"a": 1}, dict[str, float], True),
+        ({"a": "b"}, dict[str, float], False),
+        ({"type": "X"}, Any, True),
+        ("b", Literal["a", "b"], True),
+        ("c", Literal["a", "b"] | None, False),
+        ({"type": "X"}, DummyMetric, True),
+        (3, DummyMetric, False),
+        ("x", Sequence[int], False),
+    ],
+)
+def test_annotations_are_held_against_data(value: Any, hint: Any, fits: bool) -> None:
+    assert (mismatch(value, hint) is None) is fits
+
+
+def test_keywords_are_followed_through_the_bases() -> None:
+    class Base:
+        def __init__(self, size: int, seed: int = 0) -> None: ...
+
+    class Child(Base):
+        def __init__(self, name: str, **kwargs: Any) -> None: ...
+
+    signature = signature_of(Child)
+    assert list(signature.arguments) == ["name", "size", "seed"]
+    assert not signature.open
+    assert signature.arguments["name"].required
+    assert not signature.arguments["size"].required  # Child may pass it itself
+
+
+@pytest.mark.parametrize("name", list_configs())
+def test_shipped_configs_have_no_faults(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = validate_config(load_config(name, seed=0))
+    if "PERCEPTION_DATA" not in os.environ:
+        # Without the data only its absence may be found, nothing else.
+        faults = [f for f in faults if not (f.path.endswith("dataset") or "PERCEPTION_DATA" in f.message)]
+    # Fine-tuning configs may name a run that is made first.
+    faults = [f for f in faults if not f.path.endswith("init_from")]
+    assert not faults, "\n".join(map(str, faults))
