@@ -21,7 +21,8 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from perception.backbones.base import Backbone
-from perception.checkpoint import find_checkpoint, load_checkpoint, load_state
+from perception.checkpoint import find_checkpoint, load_checkpoint, load_state, model_state
+from perception.config import run_for_seed
 from perception.errors import CheckpointError, ConfigError, Fault, PerceptionError, nearest
 from perception.registry import BACKBONES
 
@@ -48,13 +49,13 @@ def build_backbone(cfg: Mapping[str, Any], seed: int | None = None, **kwargs: An
     rest = {**dict(cfg), **kwargs}
     init_from = rest.pop("init_from", None)
     kind = rest.pop("type", None)
-    cls = kind if isclass(kind) else BACKBONES.get(str(kind))
+    cls: Any = kind if isclass(kind) else BACKBONES.get(str(kind))
     if cls is None:
         raise ConfigError(
             [Fault("model.backbone.type", kind, "no such backbone", nearest(str(kind), BACKBONES.names()))]
         )
     try:
-        backbone = cls(**rest)
+        backbone: Backbone = cls(**rest)
     except TypeError as error:
         raise ConfigError(f"model.backbone: {cls.__name__} cannot be built: {error}") from error
     if init_from:
@@ -92,12 +93,10 @@ def read_backbone_state(source: str | Path, seed: int | None = None) -> tuple[di
     if (path / RECORD_FILE).is_file():
         record = _read_record(path)
         return _read_weights(path, record), record, str(path)
-    path = _choose_seed(path, seed)
-    file = find_checkpoint(path)
+    file = find_checkpoint(run_for_seed(path, torch.initial_seed() if seed is None else seed))
     checkpoint = load_checkpoint(file)
     meta = dict(checkpoint.get("meta") or {})
-    state = checkpoint.get("state_dict", checkpoint.get("model", checkpoint))
-    state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    state = {key.removeprefix("module."): value for key, value in model_state(checkpoint).items()}
     inner = {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
     if not inner and meta:
         raise CheckpointError(f"{file} holds no keys under {_PREFIX!r}; it begins with {sorted(state)[:5]}")
@@ -209,22 +208,6 @@ def load_backbone(path: str | Path, device: str | torch.device = "cpu", seed: in
 def is_export(path: str | Path) -> bool:
     """True for a folder written by ``export_backbone``."""
     return (Path(path).expanduser() / RECORD_FILE).is_file()
-
-
-def _choose_seed(path: Path, seed: int | None) -> Path:
-    """The run of the current seed below a parent of ``seed_*`` runs; any other path is given back."""
-    if not path.is_dir() or (path / "checkpoints").is_dir():
-        return path
-    seeds = sorted(child for child in path.glob("seed_*") if child.is_dir())
-    if not seeds:
-        return path
-    wanted = path / f"seed_{torch.initial_seed() if seed is None else seed}"
-    if wanted in seeds:
-        return wanted
-    if len(seeds) == 1 and seed is None:
-        return seeds[0]
-    names = ", ".join(child.name for child in seeds)
-    raise CheckpointError(f"{path} holds {names} but not {wanted.name}: name the run folder itself")
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ _GROUPS: dict[str, frozenset[str]] = {
     "train_dataloader": _LOADER,
     "val_dataloader": _LOADER,
     "test_dataloader": _LOADER,
-    "evaluation": _keys("train val test all protocols feature batch_size"),
+    "evaluation": _keys("train val test all protocols feature batch_size num_workers device"),
     "env_cfg": _keys("cudnn_benchmark mp_cfg dist_cfg resource_limit"),
     "randomness": _keys("seed diff_rank_seed deterministic"),
 }

@@ -97,10 +97,11 @@ class LowShot(Protocol):
         outcomes = []
         for count in self.per_class:
             values, penalties = [], []
+            chosen: dict[str, Any] = {}
             for draw_seed in self.seeds:
                 few = train.take(self._rows(train, count, draw_seed)).canonical()
                 if len(self.penalty) == 1:
-                    model, chosen = LogisticRegression(few.x, few.y, classes).fit(self.penalty[0]), {}
+                    model = LogisticRegression(few.x, few.y, classes).fit(self.penalty[0])
                 else:
                     val = data.need("val", "LowShot with several penalties")
                     model, chosen = LinearLBFGS(self.penalty).select(few, val, classes)

@@ -1,0 +1,86 @@
+"""Rows of an evaluation: written, read, aggregated over seeds, shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perception.checkpoint import write_text
+from perception.config import plain
+from perception.evaluation.stats import mean_std, t_interval
+
+RESULT_FILE = "evaluation.json"
+Row = dict[str, Any]
+
+
+def write_result(path: Path, rows: Sequence[Row], hash_of_config: str, section: Mapping[str, Any]) -> None:
+    """Write rows and what they depend on as JSON, atomically."""
+    content = {"config_hash": hash_of_config, "evaluation": plain(section), "rows": list(rows)}
+    write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def aggregate_rows(runs: Sequence[Sequence[Row]]) -> list[Row]:
+    """Rows of several seeds as one each: mean ``value``, ``std`` and t-interval ``ci95`` over the seeds."""
+    grouped: dict[tuple[str, ...], list[Row]] = {}
+    for rows in runs:
+        for row in rows:
+            key = tuple(str(row[name]) for name in ("protocol", "variant", "source", "metric"))
+            grouped.setdefault(key, []).append(row)
+    merged = []
+    for rows in grouped.values():
+        values = [row["value"] for row in rows]
+        mean, std = mean_std(values)
+        interval = t_interval(values)
+        extras: Row = {}
+        for name, first in rows[0]["extras"].items():
+            series = [row["extras"].get(name) for row in rows]
+            if isinstance(first, float) and all(isinstance(v, float) for v in series):
+                centre, spread = mean_std(series)
+                extras[name] = {"mean": centre, "std": spread}
+        merged.append(
+            {
+                **{key: rows[0][key] for key in ("protocol", "variant", "source", "metric", "n", "dims", "sizes")},
+                "value": mean,
+                "std": std,
+                "ci95": list(interval) if interval is not None else None,
+                "values": {str(row["seed"]): row["value"] for row in rows},
+                "seeds": len(rows),
+                "extras": extras,
+            }
+        )
+    return merged
+
+
+def format_value(row: Row) -> str:
+    """Percent with deviation or interval, as in ``54.1 ± 0.4`` or ``54.1 [51.0, 57.2]``."""
+    text = f"{100 * row['value']:.1f}"
+    if row.get("seeds", 1) > 1:
+        return f"{text} ± {100 * row['std']:.1f}"
+    if row.get("ci95"):
+        return f"{text} [{100 * row['ci95'][0]:.1f}, {100 * row['ci95'][1]:.1f}]"
+    return text
+
+
+def print_rows(rows: Sequence[Row], title: str) -> None:
+    """A table with one line per figure and one column per source."""
+    from rich.console import Console
+    from rich.table import Table
+
+    sources = list(dict.fromkeys(row["source"] for row in rows))
+    several = any(row.get("seeds", 1) > 1 for row in rows)
+    spread = "mean ± std over seeds" if several else "[95 % interval]"
+    table = Table(title=f"{title}: % {spread}", title_justify="left", title_style="bold")
+    table.add_column("protocol", overflow="fold")
+    table.add_column("n", justify="right")
+    for name in sources:
+        table.add_column(name, justify="right", overflow="fold")
+    lines: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in rows:
+        lines.setdefault((row["protocol"], row["variant"], row["metric"]), {})[row["source"]] = row
+    for (protocol, variant, metric), by_source in lines.items():
+        label = " ".join(filter(None, (protocol, variant, metric)))
+        cells = [format_value(by_source[name]) if name in by_source else "-" for name in sources]
+        table.add_row(label, str(next(iter(by_source.values()))["n"]), *cells)
+    Console().print(table)
