@@ -115,7 +115,7 @@ def load_checkpoint(path: str | os.PathLike[str], trust: bool = False) -> dict[s
     except pickle.UnpicklingError as error:
         found = _globals_in(path)
         if not found:
-            raise CheckpointError(f"{str(path)!r} is damaged: {_first_line(error)}") from error
+            raise CheckpointError(f"{str(path)!r} is damaged or no checkpoint: its content does not parse") from error
         if not trust:
             raise CheckpointError(
                 f"{str(path)!r} does not only hold tensors: it asks to run {', '.join(found)}. "
@@ -162,13 +162,14 @@ def _globals_in(path: Path) -> list[str]:
     strings: list[str] = []
     try:
         with open(path, "rb") as handle:
-            for operation, argument, _ in pickletools.genops(handle):
-                if operation.name == "GLOBAL":
-                    found.append(str(argument).replace(" ", "."))
-                elif operation.name == "STACK_GLOBAL" and len(strings) > 1:
-                    found.append(".".join(strings[-2:]))
-                elif isinstance(argument, str):
-                    strings.append(argument)
+            while handle.peek(1):  # torch's old format is several pickles in a row
+                for operation, argument, _ in pickletools.genops(handle):
+                    if operation.name == "GLOBAL":
+                        found.append(str(argument).replace(" ", "."))
+                    elif operation.name == "STACK_GLOBAL" and len(strings) > 1:
+                        found.append(".".join(strings[-2:]))
+                    elif isinstance(argument, str):
+                        strings.append(argument)
     except Exception:  # the stream ends or breaks: what was found until there is the answer
         pass
     harmless = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2")
@@ -260,7 +261,9 @@ class Mismatch:
         parts = [
             _listing("missing from the file", self.missing),
             _listing("unknown to the model", self.unexpected),
-            _listing("of another shape", [f"{k}: {a} in the file, {b} in the model" for k, (a, b) in self.shapes.items()]),
+            _listing(
+                "of another shape", [f"{k}: {a} in the file, {b} in the model" for k, (a, b) in self.shapes.items()]
+            ),
         ]
         return "\n".join(part for part in parts if part)
 

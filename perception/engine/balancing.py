@@ -43,8 +43,12 @@ class Weights(Balancer):
             wrong = sorted(set(losses) ^ set(self.weights))
             raise ConfigError(
                 [
-                    Fault("model.balance", self.weights, f"{name!r} has a weight or a loss, not both",
-                          nearest(name, losses))
+                    Fault(
+                        "model.balance",
+                        self.weights,
+                        f"{name!r} has a weight or a loss, not both",
+                        nearest(name, losses),
+                    )
                     for name in wrong
                 ]
             )

@@ -1,0 +1,86 @@
+"""Learning-rate schedules whose length is the run's."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+
+from perception.errors import ConfigError, Fault
+from perception.registry import PARAM_SCHEDULERS
+
+
+class RunSchedule(_ParamScheduler):
+    """A schedule that the runner tells how long the run is, so that a config states the length once.
+
+    A subclass gives ``factor(progress)``. Values follow from the position alone, not from the value before.
+
+    Args:
+        optimizer: optimiser or its wrapper.
+        total_steps: steps of the run; the runner fills it in.
+        epoch_length: steps of an epoch; the runner fills it in.
+        by_step: follow every step; else the value is set once per epoch, from the number of complete epochs.
+    """
+
+    def __init__(self, optimizer: Any, total_steps: int = 1, epoch_length: int = 1, by_step: bool = True) -> None:
+        self.total = float(total_steps if by_step else math.ceil(total_steps / epoch_length))
+        super().__init__(optimizer, param_name="lr", by_epoch=not by_step)
+
+    def value(self, base: float, scale: float, position: int) -> float:
+        """Learning rate of a group with initial rate ``base`` and layer scale ``scale`` at ``position``."""
+        raise NotImplementedError
+
+    def _get_value(self) -> list[float]:
+        groups = self.optimizer.param_groups
+        return [
+            self.value(base, group.get("lr_scale", 1.0), self.last_step)
+            for base, group in zip(self.base_values, groups, strict=True)
+        ]
+
+
+@PARAM_SCHEDULERS.register_module()
+class CosineWarmup(RunSchedule):
+    r"""Linear warm-up from 0, then half a cosine down to ``min_lr``.
+
+    With t the position, w the warm-up and T the run's length (steps or epochs):
+    :math:`lr = base \cdot t / w` for t < w, else
+    :math:`lr = min + (base - min) \cdot (1 + \cos(\pi (t - w) / (T - w))) / 2`.
+    The warm-up reaches the base rate at t = w, where the cosine begins. Groups with a ``lr_scale`` (layer-wise decay)
+    are scaled as a whole, ``min_lr`` included.
+
+    Args:
+        optimizer: optimiser or its wrapper.
+        total_steps: steps of the run; the runner fills it in.
+        epoch_length: steps of an epoch; the runner fills it in.
+        warmup_epochs: length of the warm-up in epochs; fractions are allowed.
+        warmup_steps: the same in steps; one of the two.
+        min_lr: rate at the end.
+        by_step: change the rate every step; else once per epoch.
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        total_steps: int = 1,
+        epoch_length: int = 1,
+        warmup_epochs: float = 0,
+        warmup_steps: int = 0,
+        min_lr: float = 0.0,
+        by_step: bool = True,
+    ) -> None:
+        if warmup_epochs and warmup_steps:
+            raise ConfigError([Fault("param_scheduler.warmup_steps", warmup_steps, "warmup_epochs is given already")])
+        steps = warmup_epochs * epoch_length + warmup_steps
+        self.warmup = float(steps if by_step else steps / epoch_length)
+        self.min_lr = min_lr
+        super().__init__(optimizer, total_steps, epoch_length, by_step)
+
+    def value(self, base: float, scale: float, position: int) -> float:
+        """See the formula of the class."""
+        if position < self.warmup:
+            return base * position / self.warmup
+        # A run cut shorter than its warm-up never gets here; the guard keeps T == w from dividing by 0.
+        progress = min(1.0, (position - self.warmup) / max(self.total - self.warmup, 1e-9))
+        low = scale * self.min_lr
+        return low + (base - low) * 0.5 * (1.0 + math.cos(math.pi * progress))

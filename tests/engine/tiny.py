@@ -1,0 +1,172 @@
+"""A model, data set and config that train in seconds, for the tests of the engine."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from perception.backbones.base import Backbone
+from perception.datasets.base import Dataset
+from perception.registry import BACKBONES, DATASETS, METRICS, MODELS, PREPROCESSES, TRANSFORMS
+from perception.tasks.base import PerceptionModel
+from perception.transforms.base import Transform
+from perception.transforms.preprocess import Batch, Preprocess
+from perception.transforms.randomness import SampleRandom
+from mmengine.evaluator import BaseMetric
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@PREPROCESSES.register_module(force=True)
+@dataclass(frozen=True)
+class TinyPreprocess(Preprocess):
+    modality: ClassVar[str] = "vector"
+    scale: float = 1.0
+
+    def __call__(self, batch: Batch) -> Batch:
+        return {**batch, "vector": batch["vector"] * self.scale}
+
+
+@TRANSFORMS.register_module(force=True)
+class TinyNoise(Transform):
+    """Augmentation from the sample's own generator."""
+
+    def __call__(self, batch: Batch, random: SampleRandom) -> Batch:
+        noise = np.stack([random.uniform(-0.5, 0.5) for _ in range(batch["vector"].shape[1])], axis=1)
+        return {**batch, "vector": batch["vector"] + torch.from_numpy(noise).float()}
+
+
+@DATASETS.register_module(force=True)
+class TinyVectors(Dataset):
+    """Gaussian vectors; the label is the sign of their first entry."""
+
+    modality = "vector"
+    classes = ("minus", "plus")
+
+    def __init__(self, size: int = 37, width: int = 6, nan_at: int | None = None, transforms: Any = (), seed: int = 0):
+        super().__init__(transforms, seed)
+        self.vectors = torch.from_numpy(np.random.default_rng(7).normal(size=(size, width)).astype(np.float32))
+        if nan_at is not None:
+            self.vectors[nan_at] = float("nan")
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def fetch(self, indices: np.ndarray) -> Batch:
+        vectors = self.vectors[torch.from_numpy(indices)]
+        return {"vector": vectors, "label": (vectors[:, 0] > 0).long(), "index": torch.from_numpy(indices)}
+
+
+@BACKBONES.register_module(force=True)
+class TinyBackbone(Backbone):
+    """Three layers with dropout and, if asked for, batch norm."""
+
+    modality = "vector"
+
+    def __init__(self, width: int = 6, dropout: float = 0.3, norm: bool = False):
+        super().__init__(TinyPreprocess())
+        self.embed_dims = width
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1, width))
+        self.blocks = nn.ModuleList([nn.Linear(width, width) for _ in range(3)])
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.BatchNorm1d(width) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = x + self.pos_embed[0]
+        for block in self.blocks:
+            x = self.dropout(torch.tanh(block(x)))
+        return (self.norm(x),)
+
+    def encode(self, batch: Batch, feature: str | None = None) -> Tensor:
+        return self.forward(batch["vector"])[0]
+
+    def layer_count(self) -> int:
+        return 5
+
+    def layer_id(self, name: str) -> int:
+        return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else 0
+
+
+@MODELS.register_module(force=True)
+class TinyModel(PerceptionModel):
+    """Classifies vectors, with noise from torch, numpy and python in the loss."""
+
+    def __init__(self, dropout: float = 0.3, noise: float = 0.1, norm: bool = False, blow_up_at: int | None = None):
+        backbone = TinyBackbone(dropout=dropout, norm=norm)
+        super().__init__(backbone.preprocess)
+        self.backbone = backbone
+        self.head = nn.Linear(6, 2)
+        self.noise = noise
+        self.blow_up_at = blow_up_at
+        self.calls: list[tuple[int, int]] = []
+        self.updates = 0
+
+    def before_step(self, step: int, total_steps: int) -> None:
+        self.calls.append((step, total_steps))
+
+    def after_step(self) -> None:
+        self.updates += 1
+
+    def forward(self, batch: Batch, mode: str = "loss") -> dict[str, Tensor]:
+        logits = self.head(self.backbone.encode(batch))
+        if mode == "predict":
+            return {"prediction": logits.argmax(1), "label": batch["label"]}
+        loss = nn.functional.cross_entropy(logits, batch["label"])
+        if self.noise:
+            import random
+
+            loss = loss * (1 + self.noise * float(np.random.rand()) + self.noise * random.random())
+        if self.blow_up_at is not None and self.calls and self.calls[-1][0] == self.blow_up_at:
+            # A finite value with an infinite slope: sqrt at 0.
+            loss = loss + torch.sqrt((self.head.weight * 0).abs().sum())
+        return {"loss_label": loss}
+
+    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+        torch.rand(3), np.random.rand(3)
+        return {"tiny": np.full((8, 8, 3), 128, dtype=np.uint8)}
+
+
+@METRICS.register_module(force=True)
+class TinyAccuracy(BaseMetric):
+    default_prefix = ""
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        self.results.append((data_samples["prediction"] == data_samples["label"]).tolist())
+
+    def compute_metrics(self, results: list) -> dict:
+        hits = [hit for batch in results for hit in batch]
+        return {"accuracy": sum(hits) / len(hits), "count": len(hits)}
+
+
+def tiny_config(epochs: int = 4, workers: int = 0, **changes: Any) -> dict[str, Any]:
+    """Config of 4 epochs of 5 steps (37 samples in batches of 8)."""
+    cfg: dict[str, Any] = dict(
+        model=dict(type="TinyModel"),
+        train_dataloader=dict(
+            batch_size=8, num_workers=workers, dataset=dict(type="TinyVectors", transforms=[dict(type="TinyNoise")])
+        ),
+        train_cfg=dict(type="TrainLoop", max_epochs=epochs),
+        optim_wrapper=dict(type="AutocastOptimWrapper", optimizer=dict(type="AdamW", lr=1e-2, weight_decay=0.05)),
+        param_scheduler=dict(type="CosineWarmup", warmup_epochs=1),
+        default_hooks=dict(
+            pretext=dict(type="PretextHook"),
+            guard=dict(type="NonFiniteGuard"),
+            param_scheduler=dict(type="ParamSchedulerHook"),
+            scalars=dict(type="ScalarsHook", interval=2),
+            progress=dict(type="ProgressHook", seconds=1e9),
+            checkpoint=dict(type="SafeCheckpointHook", every_steps=2, max_keep_ckpts=1),
+            sigterm=dict(type="SigtermHook"),
+        ),
+        custom_hooks=[],
+        experiment_name="tiny",
+    )
+    cfg.update(copy.deepcopy(changes))
+    return cfg
+
+
+def same_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
