@@ -167,9 +167,10 @@ class GraphBackbone(Backbone):
             adjacency: edges with self-loops.
             last_rows: (R,) nodes that are wanted of the last layer, whose output then is (R, H).
         """
-        x: NodeFeatures | Tensor = NodeFeatures.of(features)
-        if x.width != self.in_dim:
-            raise DataError(f"the graph has {x.width} features a node, model.backbone.in_dim is {self.in_dim}")
+        first = NodeFeatures.of(features)
+        if first.width != self.in_dim:
+            raise DataError(f"the graph has {first.width} features a node, model.backbone.in_dim is {self.in_dim}")
+        x: NodeFeatures | Tensor = first
         maps: list[Tensor] = []
         for depth in range(self.num_layers):
             rows = last_rows if depth == self.num_layers - 1 and not self.mixes_nodes else None

@@ -235,8 +235,8 @@ class GraphMAE(Pretext):
         for teacher, student in ((self.teacher, backbone), (self.teacher_projector, self.projector)):
             for old, new in zip(teacher.parameters(), student.parameters(), strict=True):
                 old.lerp_(new, 1 - self.momentum)
-            for old, new in zip(teacher.buffers(), student.buffers(), strict=True):
-                old.copy_(new)
+            for kept, current in zip(teacher.buffers(), student.buffers(), strict=True):
+                kept.copy_(current)
 
 
 def _replace_rows(x: Tensor, rows: Tensor, sources: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def no_file(root: str | None, name: str, file: str) -> DataError:
     return DataError(f"{name}: no file {file!r} in {place}. Set root=, or download=True to fetch it")
 
 
-def csr_features(source: str, indptr: np.ndarray, indices: np.ndarray, shape: Sequence[int]) -> Tensor:
+def csr_features(source: str, indptr: np.ndarray, indices: np.ndarray, shape: np.ndarray) -> Tensor:
     """Binary features (N, D) float32 in CSR form from index arrays that are checked first."""
     rows, columns = int(shape[0]), int(shape[1])
     indptr, indices = indptr.astype(np.int64), indices.astype(np.int64)

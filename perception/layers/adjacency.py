@@ -110,7 +110,7 @@ class Adjacency:
         return self._transposed
 
     def aggregate(self, values: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Weighted sum over the incoming edges, out[i, h] = sum over edges e into i of weight[e, h] values[source(e), h].
+        """Weighted sum over incoming edges: out[i, h] = sum over edges e into i of weight[e, h] values[source(e), h].
 
         Args:
             values: (S, F), shared by all heads, or (S, H, F).

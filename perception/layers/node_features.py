@@ -145,7 +145,9 @@ def _known_linear(x: Tensor, weight: Tensor, rate: float) -> Tensor:
         return F.linear(dropout(x, rate, True), weight)
     value = dropout(x.values(), rate, True)
     with torch.autocast(weight.device.type, enabled=False):
-        return _SparseLinear.apply(full_precision(weight), csr(x.crow_indices(), x.col_indices(), value, x.shape))
+        return _SparseLinear.apply(
+            full_precision(weight), csr(x.crow_indices(), x.col_indices(), value, (x.shape[0], x.shape[1]))
+        )
 
 
 class _SparseLinear(torch.autograd.Function):
