@@ -13,14 +13,23 @@ with read_base():
 
 model = dict(
     type="Classifier",
-    backbone=dict(type="GAT", in_dim=1433, num_hidden=512, num_layers=2, num_heads=4, in_drop=0.2, attn_drop=0.1),
+    backbone=dict(
+        type="GAT",
+        in_dim=1433,
+        num_hidden=512,
+        num_layers=2,
+        num_heads=4,
+        in_drop=0.2,
+        attn_drop=0.1,
+        preprocess=dict(type="GraphPreprocess", scaling="row", self_loops=True),
+    ),
     num_classes=7,
     dropout=0.5,
 )
 
-train_dataloader = dict(batch_size=1, dataset=dict(type="Planetoid", name="Cora", split="train"))
-val_dataloader = dict(batch_size=1, dataset=dict(type="Planetoid", name="Cora", split="val"))
-test_dataloader = dict(batch_size=1, dataset=dict(type="Planetoid", name="Cora", split="test"))
+train_dataloader = dict(batch_size=1, dataset=dict(type="Planetoid", name="cora", split="train"))
+val_dataloader = dict(batch_size=1, dataset=dict(type="Planetoid", name="cora", split="val"))
+test_dataloader = dict(batch_size=1, dataset=dict(type="Planetoid", name="cora", split="test"))
 val_evaluator = dict(type="Accuracy")
 test_evaluator = dict(type="Accuracy")
 

@@ -15,7 +15,16 @@ _fold = 0
 
 model = dict(
     type="Classifier",
-    backbone=dict(type="GIN", in_dim=7, num_hidden=32, num_layers=5, in_drop=0.2, level="graph", pooling="sum"),
+    backbone=dict(
+        type="GIN",
+        in_dim=7,
+        num_hidden=32,
+        num_layers=5,
+        in_drop=0.2,
+        level="graph",
+        pooling="sum",
+        preprocess=dict(type="GraphPreprocess", scaling="none", self_loops=True),
+    ),
     num_classes=2,
     norm="layer",  # sums over molecules of different size
     dropout=0.5,

@@ -73,7 +73,7 @@ class ClassificationMetric(BaseMetric):
 
 @METRICS.register_module()
 class Accuracy(ClassificationMetric):
-    """Top-k accuracy as a fraction: ``accuracy/top1``, ``accuracy/top5``, ..., and ``accuracy/n`` samples.
+    """Top-k accuracy as a fraction: ``accuracy/top1``, ``accuracy/top5``, ...
 
     Args:
         topk: one k or several.
@@ -94,8 +94,8 @@ class Accuracy(ClassificationMetric):
             yield "topk", "needs whole numbers of at least 1"
 
     def measure(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Accuracy for every k, and the number of rows."""
-        return {**{f"top{k}": topk_accuracy(logits, labels, k) for k in self.topk}, "n": float(len(labels))}
+        """Accuracy for every k."""
+        return {f"top{k}": topk_accuracy(logits, labels, k) for k in self.topk}
 
 
 @METRICS.register_module()

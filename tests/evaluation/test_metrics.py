@@ -33,7 +33,7 @@ def feed(metric, rows, batch_size=2):
 
 
 def test_padding_is_counted_once_and_order_does_not_matter():
-    expected = {"accuracy/top1": 0.25, "accuracy/top2": 0.5, "accuracy/n": 4.0}
+    expected = {"accuracy/top1": 0.25, "accuracy/top2": 0.5}
     metric = Accuracy(topk=(1, 2))
     assert feed(metric, [0, 1, 2, 3]) == expected
     assert feed(metric, [3, 1, 0, 2, 0, 0]) == expected
@@ -42,13 +42,13 @@ def test_padding_is_counted_once_and_order_does_not_matter():
 def test_more_rows_than_samples_of_the_data_set_all_count():
     metric = Accuracy()
     metric.process({}, [{"logits": torch.tensor(SCORES), "label": torch.tensor(LABELS)}])
-    assert metric.evaluate(size=1) == {"accuracy/top1": 0.25, "accuracy/n": 4.0}
+    assert metric.evaluate(size=1) == {"accuracy/top1": 0.25}
 
 
 def test_unlabelled_rows_do_not_count():
     metric = Accuracy()
     metric.process({}, [{"logits": torch.tensor(SCORES), "label": torch.tensor([1, -1, -1, -1])}])
-    assert metric.evaluate(4) == {"accuracy/top1": 1.0, "accuracy/n": 1.0}
+    assert metric.evaluate(4) == {"accuracy/top1": 1.0}
     metric.process({}, [{"logits": torch.tensor(SCORES), "label": torch.full((4,), -1)}])
     with pytest.raises(DataError, match="no labelled sample"):
         metric.evaluate(4)
