@@ -100,7 +100,7 @@ class LogisticRegression:
             max_eval=2 * self.max_iter,
             history_size=20,
             tolerance_grad=self.tolerance,
-            tolerance_change=1e-12,
+            tolerance_change=1e-3 * self.tolerance**2,
             line_search_fn="strong_wolfe",
         )
 

@@ -25,7 +25,8 @@ def binomial_interval(value: float, n: int, z: float = Z95) -> tuple[float, floa
         raise ValueError(f"a proportion lies in [0, 1], got {value}")
     centre = (value + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # The ends of 0 and 1 are exact; rounding must not leave the value outside its own interval.
+    return max(0.0, min(centre - half, value)), min(1.0, max(centre + half, value))
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
