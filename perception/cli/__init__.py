@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -66,6 +67,11 @@ def _dispatch(arguments: list[str]) -> int:
         hint = nearest(name, COMMANDS)
         tail = f" Did you mean {' or '.join(map(repr, hint))}?" if hint else f" There are {', '.join(COMMANDS)}."
         raise ConfigError(f"no command {name!r}.{tail}")
+    if not sys.warnoptions:
+        # Third parties tell each other what to change, several screens of it; -W default shows it.
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message="Sparse (invariant checks|CSR tensor support)")
     module = import_module(f"perception.cli.{name}")
     parser = argparse.ArgumentParser(
         prog=f"perception {name}", description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter

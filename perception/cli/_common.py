@@ -113,8 +113,10 @@ def figures(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
         elif isinstance(value, list):
             for row in value:
                 if isinstance(row, Mapping) and isinstance(row.get("value"), (int, float)):
-                    words = [str(row[k]) for k in ("protocol", "variant", "source", "metric") if row.get(k)]
-                    found[" ".join(words)] = float(row["value"])
+                    words = " ".join(str(row[k]) for k in ("protocol", "variant", "source", "metric") if row.get(k))
+                    found[words] = float(row["value"])
+                    extras = row.get("extras") or {}
+                    found.update({f"{words} {k}": v for k, v in extras.items() if isinstance(v, float)})
     return found
 
 

@@ -116,13 +116,12 @@ def trial(cfg: Config, seed: int, samples: int) -> Rows:
     batch = dataset.__getitems__([SampleKey(i, 0) for i in range(count)])
     fetched = time.perf_counter()
     model = MODELS.build(cfg.model.to_dict())
-    model.init_weights()
     model.train()
     if hasattr(model, "before_step"):
         model.before_step(0, 1)
     built = time.perf_counter()
-    # Frozen weights are theirs to keep; what counts is what this batch adds.
-    with SavedBytes(model) as saved:
+    precision = getattr(torch, str(cfg.optim_wrapper.get("dtype", "float32")))
+    with SavedBytes(model) as saved, torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
         losses = model(*model.data_preprocessor(batch, True), mode="loss")
     total, log = model.parse_losses(losses)
     total.backward()
@@ -151,6 +150,8 @@ def _gradient_norm(model: nn.Module) -> float:
 def _shape(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if hasattr(value, "num_nodes") and hasattr(value, "num_edges"):
+        return f"{value.num_nodes:,} nodes, {value.num_edges:,} edges"
     if isinstance(value, (list, tuple)):
         return f"{type(value).__name__} of {len(value)}"
     return type(value).__name__ if not isinstance(value, (str, int, float)) else repr(value)

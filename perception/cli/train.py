@@ -100,9 +100,7 @@ def _run_one(args: argparse.Namespace, run_dir: Path, seed: int) -> int:
         cfg = load_config(args.config, args.overrides, seed)
     from perception.engine.api import train
 
-    summary = train(cfg, run_dir, seed, resume=args.resume, launcher=args.launcher)
-    if rank == 0:
-        _print_one(run_dir, summary)
+    train(cfg, run_dir, seed, resume=args.resume, launcher=args.launcher)  # prints what came out
     return 0
 
 
@@ -132,9 +130,11 @@ def _finished(run_dir: Path, cfg: Config, overrides: Sequence[str]) -> dict[str,
 
 
 def _print_one(run_dir: Path, summary: Mapping[str, Any]) -> None:
-    results = _results(summary)
+    results = figures(_results_only(summary))
     if results:
-        print_table(str(run_dir), ("figure", "value"), [(name, _show(name, v)) for name, v in results.items()])
+        print_table(
+            f"{run_dir}: shares in %", ("figure", "value"), [(name, _show(name, v)) for name, v in results.items()]
+        )
     else:
         print(f"run folder: {run_dir}")
 
@@ -263,24 +263,21 @@ def _collect(base: Path, children: Sequence[_Child]) -> int:
 
 def _results_only(summary: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a summary that differ between seeds because of the method, not of the clock."""
-    return {k: summary[k] for k in ("evaluation", "metrics", "test", "losses") if summary.get(k)}
-
-
-def _results(summary: Mapping[str, Any]) -> dict[str, float]:
-    return figures(_results_only(summary))
+    return {k: summary[k] for k in ("evaluation", "metrics", "losses") if summary.get(k)}
 
 
 def _print_many(base: Path, table: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]) -> None:
     rows = []
     for name, row in table.items():
-        interval = "-" if row["ci95"] is None else " to ".join(_show(name, v) for v in row["ci95"])
         spread = f"{_show(name, row['mean'])} ± {_show(name, row['std'])}"
+        interval = "-" if row["ci95"] is None else " to ".join(_show(name, v) for v in row["ci95"])
         rows.append((name, spread, interval, *(_show(name, v) for v in row["values"].values())))
-    print_table(str(base), ("figure", "mean ± std", "95 % interval", *(f"seed {s}" for s in seeds)), rows)
+    title = f"{base}: {len(seeds)} seeds, shares in %"
+    print_table(title, ("figure", "mean ± std", "95 % interval", *(f"seed {s}" for s in seeds)), rows)
 
 
 def _show(name: str, value: float) -> str:
-    """Percent for shares, four digits else; JSON keeps fractions."""
+    """Shares in percent, four digits else; JSON keeps fractions."""
     words = name.lower().replace(".", " ").replace("_", " ").replace("/", " ").split()
     share = any(w in words for w in ("accuracy", "f1", "top1", "top5", "precision", "recall", "auroc"))
-    return f"{100 * value:.2f} %" if share and abs(value) <= 1 else f"{value:.4g}"
+    return f"{100 * value:.2f}" if share else f"{value:.4g}"

@@ -17,7 +17,7 @@ from mmengine.dist import barrier, get_dist_info, is_main_process
 from rich.table import Table
 
 from perception.checkpoint import load_checkpoint, load_state, model_state, write_text
-from perception.config import config_hash, plain
+from perception.config import config_hash, plain, save_config
 from perception.engine.console import console, say
 from perception.engine.distributed import init_distributed
 from perception.engine.environment import describe_environment
@@ -68,6 +68,7 @@ def train(
         rank, world_size = get_dist_info()
         if rank == 0:
             _require_writable(run_dir)
+            save_config(cfg, run_dir)
             _write_json(run_dir / "environment.json", describe_environment(cfg, seed, world_size))
         runner = build_runner(cfg, run_dir, seed, resume, launcher)
         runner.train()
