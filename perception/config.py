@@ -12,7 +12,7 @@ import json
 import os
 import pprint
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -209,23 +209,14 @@ def apply_overrides(cfg: dict[str, Any], overrides: Sequence[str], seed: int | N
 
 def _parse(text: str, seed: int | None) -> Any:
     text = text.strip()
+    if seed is not None:  # before parsing: split_seed={seed} is a number
+        text = text.replace("{seed}", str(seed))
     if text in _WORDS:
         return _WORDS[text]
     try:
-        value = ast.literal_eval(text)
+        return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        value = text
-    return _map_strings(value, lambda s: s if seed is None else s.replace("{seed}", str(seed)))
-
-
-def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {k: _map_strings(v, change) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_map_strings(v, change) for v in value)
-    return value
+        return text
 
 
 def _assign(cfg: dict[str, Any], key: str, value: Any) -> Fault | None:

@@ -122,6 +122,7 @@ def test_overrides_parse_literals_and_reach_into_lists(home: Path) -> None:
             "optim_wrapper.optimizer.lr=1e-3",
             "custom_hooks.1.type=OtherHook",
             "train_dataloader.dataset.size.0=9",
+            "train_dataloader.dataset.size.1={seed}",
             "train_cfg.max_epochs = 2",
             "model.backbone.depth=true",
             "experiment_name=run {seed}",
@@ -130,7 +131,7 @@ def test_overrides_parse_literals_and_reach_into_lists(home: Path) -> None:
     )
     assert cfg.optim_wrapper.optimizer.lr == 0.001
     assert cfg.custom_hooks[1].type == "OtherHook"
-    assert list(cfg.train_dataloader.dataset["size"]) == [9, 3]
+    assert list(cfg.train_dataloader.dataset["size"]) == [9, 5]
     assert cfg.train_cfg.max_epochs == 2
     assert cfg.model.backbone.depth is True
     assert cfg.experiment_name == "run 5"
