@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from perception.datasets.base import Dataset
 from perception.engine.sampler import ResumableSampler
@@ -99,6 +100,6 @@ def shut_down_workers(loader: DataLoader, iterator: Any = None) -> None:
         iterator: an iterator of the loader that is no longer needed.
     """
     for found in (iterator, getattr(loader, "_iterator", None)):
-        if hasattr(found, "_shutdown_workers"):
+        if isinstance(found, _MultiProcessingDataLoaderIter):
             found._shutdown_workers()
     loader._iterator = None

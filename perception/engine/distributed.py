@@ -33,6 +33,9 @@ def init_distributed(launcher: str) -> bool:
             f"launcher 'pytorch' finds no {', '.join(missing)} in the environment: start the run with "
             "'torchrun --nproc_per_node N -m perception train ... --launcher pytorch'"
         )
+    # One thread per process unless the user says otherwise: processes times cores threads would fight for the cores.
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl")

@@ -48,10 +48,10 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the wrapper around the grouped parameters."""
-        model = model.module if is_model_wrapper(model) else model
+        bare: Any = model.module if is_model_wrapper(model) else model
         optimizer_cfg = dict(self.optimizer_cfg)
         wrapper_cfg = {"type": "AutocastOptimWrapper", **self.optim_wrapper_cfg}
-        optimizer_cfg["params"] = self.groups(model, optimizer_cfg["lr"], optimizer_cfg.get("weight_decay", 0.0))
+        optimizer_cfg["params"] = self.groups(bare, optimizer_cfg["lr"], optimizer_cfg.get("weight_decay", 0.0))
         optimizer = OPTIMIZERS.build(optimizer_cfg)
         return OPTIM_WRAPPERS.build(wrapper_cfg, default_args={"optimizer": optimizer})
 
@@ -61,7 +61,7 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
         Returns:
             Groups with ``params``, ``lr``, ``weight_decay``, ``lr_scale`` and ``name``. Frozen parameters are in none.
         """
-        backbone = getattr(model, "backbone", None)
+        backbone: Any = getattr(model, "backbone", None)
         count = backbone.layer_count() if hasattr(backbone, "layer_count") else 1
         groups: dict[tuple[int, bool], dict[str, Any]] = {}
         for name, parameter in model.named_parameters():

@@ -64,7 +64,7 @@ class TrainLoop(BaseLoop):
                 ]
             )
         self.by_epoch = max_epochs is not None
-        self._max_iters = max_iters if max_epochs is None else max_epochs * self.epoch_length
+        self._max_iters: int = max_epochs * self.epoch_length if max_epochs is not None else int(max_iters or 0)
         self._max_epochs = -(-self._max_iters // self.epoch_length)
         self.val_interval = val_interval or (1 if self.by_epoch else self._max_iters)
         self.val_begin = val_begin
@@ -116,8 +116,10 @@ class TrainLoop(BaseLoop):
             return iter(self.dataloader)
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(self.epoch)
-        # Samplers that cannot start in the middle: draw and drop what was seen.
-        return itertools.islice(iter(self.dataloader), done, None)
+        batches = iter(self.dataloader)
+        for _ in range(done):  # samplers that cannot start in the middle: draw and drop what was seen
+            next(batches)
+        return batches
 
     def _run_epoch(self) -> None:
         runner = self.runner

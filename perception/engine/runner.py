@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import time
@@ -17,6 +18,7 @@ from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_s
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 import perception
@@ -43,6 +45,14 @@ from perception.registry import PARAM_SCHEDULERS, RUNNERS
 _RANK_STRIDE = 1_000_003
 
 
+# torch renames the argument; both names mean the same here.
+_SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    else "broadcast_buffers"
+)
+
+
 class _NoVisualizer:
     """Takes what mmengine hands to a visualizer. Ours is the scalars hook; theirs would import matplotlib."""
 
@@ -65,6 +75,7 @@ class PerceptionRunner(Runner):
     """
 
     resumed_step = 0
+    _has_loaded: bool
     elapsed_before = 0.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -130,7 +141,8 @@ class PerceptionRunner(Runner):
         return MMDistributedDataParallel(
             module=model,
             device_ids=[int(os.environ["LOCAL_RANK"])] if torch.cuda.is_available() else None,
-            broadcast_buffers=False,
+            # Buffers are equal at the start and never sent again in a forward pass.
+            **{_SYNC_BUFFERS: False},
             find_unused_parameters=bool(self.cfg.get("env_cfg", {}).get("find_unused_parameters", False)),
         )
 
@@ -159,7 +171,7 @@ class PerceptionRunner(Runner):
         return built
 
     @property
-    def bare_model(self) -> nn.Module:
+    def bare_model(self) -> Any:
         """The model without its distributed wrapper."""
         return self.model.module if is_model_wrapper(self.model) else self.model
 

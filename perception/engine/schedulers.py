@@ -27,6 +27,15 @@ class RunSchedule(_ParamScheduler):
         self.total = float(total_steps if by_step else math.ceil(total_steps / epoch_length))
         super().__init__(optimizer, param_name="lr", by_epoch=not by_step)
 
+    def step(self) -> None:
+        """Go to the next position. Unlike the base's it does not warn where, with gradients accumulated over several
+        steps, the optimiser has not moved yet.
+        """
+        self._global_step += 1
+        self.last_step += 1
+        for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
+            group[self.param_name] = value
+
     def value(self, base: float, scale: float, position: int) -> float:
         """Learning rate of a group with initial rate ``base`` and layer scale ``scale`` at ``position``."""
         raise NotImplementedError

@@ -95,7 +95,14 @@ class TinyBackbone(Backbone):
 class TinyModel(PerceptionModel):
     """Classifies vectors, with noise from torch, numpy and python in the loss."""
 
-    def __init__(self, dropout: float = 0.3, noise: float = 0.1, norm: bool = False, blow_up_at: int | None = None):
+    def __init__(
+        self,
+        dropout: float = 0.3,
+        noise: float = 0.1,
+        norm: bool = False,
+        blow_up_at: int | None = None,
+        ballast: int = 0,
+    ):
         backbone = TinyBackbone(dropout=dropout, norm=norm)
         super().__init__(backbone.preprocess)
         self.backbone = backbone
@@ -104,6 +111,7 @@ class TinyModel(PerceptionModel):
         self.blow_up_at = blow_up_at
         self.calls: list[tuple[int, int]] = []
         self.updates = 0
+        self.register_buffer("ballast", torch.ones(ballast))  # makes saving slow enough to be hit by a kill
 
     def before_step(self, step: int, total_steps: int) -> None:
         self.calls.append((step, total_steps))
