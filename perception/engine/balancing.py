@@ -28,6 +28,7 @@ class Sum(Balancer):
     """Plain sum."""
 
     def __call__(self, losses: dict[str, Tensor], shared: list[Tensor]) -> Tensor:
+        """Sum of the losses."""
         return sum(losses.values())  # type: ignore[return-value]
 
 
@@ -39,6 +40,7 @@ class Weights(Balancer):
         self.weights = dict(weights)
 
     def __call__(self, losses: dict[str, Tensor], shared: list[Tensor]) -> Tensor:
+        """Weighted sum of the losses."""
         if set(losses) != set(self.weights):
             wrong = sorted(set(losses) ^ set(self.weights))
             raise ConfigError(

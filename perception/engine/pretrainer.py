@@ -43,6 +43,7 @@ class Pretrainer(PerceptionModel):
         self.balancer = build_balancer(balance)
 
     def forward(self, batch: Batch, mode: str = "loss") -> dict[str, Tensor]:  # type: ignore[override]
+        """Losses of every pretext on a preprocessed batch."""
         losses: dict[str, Tensor] = {}
         for name, pretext in self.pretexts.items():
             for key, value in pretext(self.backbone, batch).items():
@@ -50,6 +51,7 @@ class Pretrainer(PerceptionModel):
         return losses
 
     def combine(self, losses: dict[str, Tensor]) -> Tensor:
+        """One scalar out of the named losses, by the balancer."""
         return self.balancer(losses, [p for p in self.backbone.parameters() if p.requires_grad])
 
     def before_step(self, step: int, total_steps: int) -> None:

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -267,7 +268,11 @@ class PerceptionRunner(Runner):
             if self.last_checkpoint() is None:
                 say("nothing to resume yet: starting from the beginning")
             else:
-                self.resume(str(find_checkpoint(self.checkpoint_folder)))
+                with warnings.catch_warnings(record=True) as said:
+                    path = find_checkpoint(self.checkpoint_folder)
+                for warning in said:
+                    say(str(warning.message))
+                self.resume(str(path))
                 return
         if self._load_from:
             path = find_checkpoint(self._load_from)

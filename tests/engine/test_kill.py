@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -50,10 +51,8 @@ def wait_for_steps(process: subprocess.Popen, count: int = 1, timeout: float = 9
 
 def end(process: subprocess.Popen) -> tuple[int, str]:
     out, _ = process.communicate(timeout=120)
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # orphaned workers notice by themselves only after seconds
-    except ProcessLookupError:
-        pass
     return process.returncode, out
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from mmengine.evaluator import BaseMetric
 from torch import Tensor, nn
 
 from perception.backbones.base import Backbone
@@ -16,9 +18,6 @@ from perception.tasks.base import PerceptionModel
 from perception.transforms.base import Transform
 from perception.transforms.preprocess import Batch, Preprocess
 from perception.transforms.randomness import SampleRandom
-from mmengine.evaluator import BaseMetric
-from dataclasses import dataclass
-from typing import ClassVar
 
 
 @PREPROCESSES.register_module(force=True)
