@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from perception.backbones.base import Backbone
 from perception.errors import ConfigError, Fault, nearest
-from perception.layers.patches import gather_patches
+from perception.layers.patches import patchify, take_tokens
 from perception.layers.positions import guess_grid, resample_positions, sincos_2d
 from perception.layers.transformer import LAYER_NORM_EPS, Block, init_transformer
 from perception.registry import BACKBONES
@@ -43,10 +43,10 @@ class PatchEmbed(nn.Module):
         nn.init.xavier_uniform_(self.proj.weight.data.view(dim, -1))
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, L, D), or (B, K, D) of the patches ``keep`` (B, K); the others are not even read."""
+        """(B, C, H, W) -> (B, L, D), or (B, K, D) of the patches ``keep`` (B, K) alone."""
         if keep is None:
             return self.proj(x).flatten(2).transpose(1, 2)
-        patches = gather_patches(x, self.patch_size, keep, channels_first=True)
+        patches = take_tokens(patchify(x, self.patch_size, channels_first=True), keep)
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
@@ -148,9 +148,9 @@ class ViT(Backbone):
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Embedded patches with positions, class token first: (B, C, H, W) -> (B, P + L or K, D)."""
         positions = resample_positions(self.pos_embed, self.grid, self.grid_of(x), self.prefix_tokens)
-        prefix, positions = positions[:, : self.prefix_tokens], positions[0, self.prefix_tokens :]
+        prefix, positions = positions[:, : self.prefix_tokens], positions[:, self.prefix_tokens :]
         patches = self.patch_embed(x, keep)
-        patches = patches + (positions if keep is None else positions[keep])
+        patches = patches + (positions if keep is None else take_tokens(positions, keep))
         if self.cls_token is not None:
             cls = (self.cls_token + prefix).to(patches.dtype).expand(len(patches), -1, -1)
             patches = torch.cat([cls, patches], dim=1)

@@ -5,21 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
-def _blocks(images: Tensor, patch: tuple[int, int]) -> Tensor:
-    """View of (B, C, H, W) as (B, C, H/p, p, W/q, q)."""
+def patchify(images: Tensor, patch: tuple[int, int], channels_first: bool = False) -> Tensor:
+    """Cut images into patches.
+
+    Args:
+        images: (B, C, H, W).
+        patch: (p, q) rows and columns of a patch in pixels.
+        channels_first: lay a patch out as (channel, row, column), the order of convolution weights, instead of
+            (row, column, channel).
+
+    Returns:
+        (B, L, p*q*C), patches in row-major order.
+    """
     batch, channels, height, width = images.shape
     if height % patch[0] or width % patch[1]:
         raise ValueError(f"image of {height} x {width} is not divisible by patches of {patch[0]} x {patch[1]}")
-    return images.reshape(batch, channels, height // patch[0], patch[0], width // patch[1], patch[1])
-
-
-def patchify(images: Tensor, patch: tuple[int, int]) -> Tensor:
-    """(B, C, H, W) -> (B, L, p*q*C): patches in row-major order, each laid out (row, column, channel)."""
-    blocks = _blocks(images, patch).permute(0, 2, 4, 3, 5, 1)
-    return blocks.reshape(blocks.shape[0], blocks.shape[1] * blocks.shape[2], -1)
+    rows, columns = height // patch[0], width // patch[1]
+    blocks = images.reshape(batch, channels, rows, patch[0], columns, patch[1])
+    blocks = blocks.permute((0, 2, 4, 1, 3, 5) if channels_first else (0, 2, 4, 3, 5, 1))
+    return blocks.reshape(batch, rows * columns, -1)
 
 
 def unpatchify(patches: Tensor, patch: tuple[int, int], grid: tuple[int, int]) -> Tensor:
@@ -32,31 +40,14 @@ def unpatchify(patches: Tensor, patch: tuple[int, int], grid: tuple[int, int]) -
     return blocks.reshape(batch, channels, grid[0] * patch[0], grid[1] * patch[1])
 
 
-def gather_patches(images: Tensor, patch: tuple[int, int], ids: Tensor, channels_first: bool = False) -> Tensor:
-    """The patches at ``ids``, without touching the pixels of the others.
-
-    Args:
-        images: (B, C, H, W).
-        patch: (rows, columns) of a patch in pixels.
-        ids: (B, K) row-major positions of the wanted patches.
-        channels_first: lay a patch out as (channel, row, column), the order of convolution weights, instead of
-            (row, column, channel).
-
-    Returns:
-        (B, K, p*q*C), in the order of ``ids``.
-    """
-    order = (0, 2, 4, 1, 3, 5) if channels_first else (0, 2, 4, 3, 5, 1)
-    blocks = _blocks(images, patch).permute(order)  # (B, h, w, one patch), a view
-    columns = blocks.shape[2]
-    sample = torch.arange(len(ids), device=ids.device)[:, None]
-    return blocks[sample, ids // columns, ids % columns].flatten(2)
-
-
 def take_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
-    """Tokens (B, L, D) or (1, L, D) at ``ids`` (B, K) -> (B, K, D); a leading one is shared by all samples."""
+    """Tokens (B, L, D), or (1, L, D) shared by all samples, at ``ids`` (B, K) -> (B, K, D)."""
+    length, dim = tokens.shape[1:]
     if tokens.shape[0] == 1:
-        return tokens[0][ids]
-    return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))
+        return F.embedding(ids, tokens[0])
+    # Whole rows of one table: several times faster than gather, which is told every single element.
+    starts = torch.arange(0, len(ids) * length, length, device=ids.device)[:, None]
+    return tokens.reshape(-1, dim).index_select(0, (ids + starts).flatten()).view(*ids.shape, dim)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from perception.layers.attention import attend
+
 LAYER_NORM_EPS = 1e-6
 
 
@@ -63,7 +65,7 @@ class Attention(nn.Module):
             q = q.view(batch, last, heads, dim // heads).transpose(1, 2)
             kv = F.linear(x, weight[dim:], None if bias is None else bias[dim:])
             k, v = kv.view(batch, length, 2, heads, dim // heads).permute(2, 0, 3, 1, 4).unbind(0)
-        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, -1, dim)
+        x = attend(q, k, v).transpose(1, 2).reshape(batch, -1, dim)
         return self.drop(self.proj(x))
 
 

@@ -25,7 +25,6 @@ from perception.backbones.vit import ViT
 from perception.errors import ConfigError, Fault
 from perception.layers.patches import (
     RandomMask,
-    gather_patches,
     kept_patches,
     patchify,
     random_masking,
@@ -114,7 +113,7 @@ class MAE(Pretext):
             return {"loss": latent.sum() * 0.0}
         pred = self._decode_removed(latent, mask)
         with torch.no_grad():
-            target = self._target(gather_patches(images, self.patch_size, mask.removed))
+            target = self._target(take_tokens(patchify(images, self.patch_size), mask.removed))
         return {"loss": (pred.float() - target).square().mean()}
 
     def draw_noise(self, images: Tensor) -> Tensor:
