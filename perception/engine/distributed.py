@@ -54,6 +54,15 @@ def agree(flag: bool) -> bool:
     return bool(value.item())
 
 
+def share(value: Any) -> Any:
+    """The first rank's ``value``, on every rank."""
+    if get_dist_info()[1] == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
 def gather(value: Any) -> list[Any]:
     """``value`` of every rank, in the order of ranks."""
     world = get_dist_info()[1]

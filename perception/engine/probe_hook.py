@@ -82,6 +82,7 @@ class OnlineProbe(Hook):
     def probe(self, runner: Any) -> float | None:
         """Judge the backbone now; the other ranks wait at their next common step."""
         if runner.rank != 0:
+            runner.log_scalars({})  # all ranks call it, the first one's values count
             return None
         with isolated_rng():
             splits = {

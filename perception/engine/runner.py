@@ -35,7 +35,7 @@ from perception.checkpoint import (
 from perception.config import config_differences, config_hash, plain
 from perception.engine.console import say
 from perception.engine.data import build_dataloader
-from perception.engine.distributed import gather
+from perception.engine.distributed import gather, share
 from perception.engine.plain import plain_state
 from perception.engine.randomness import rng_state, seed_all, set_rng_state
 from perception.engine.schedulers import RunSchedule
@@ -200,8 +200,12 @@ class PerceptionRunner(Runner):
             self.call_hook("use_live")
 
     def log_scalars(self, values: dict[str, float]) -> None:
-        """Record named values at the current step (in ``scalars.jsonl``, and for whoever monitors them)."""
-        self.call_hook("on_scalars", values=values)
+        """Record named values at the current step (in ``scalars.jsonl``, and for whoever monitors them).
+
+        With several ranks all of them call it, and the first one's values count: a hook that stops the run or saves
+        because of a value must do so everywhere.
+        """
+        self.call_hook("on_scalars", values=share(values))
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 

@@ -62,7 +62,9 @@ class ProgressHook(Hook):
         self._rate = rate if not self._rate or self._bar is None else 0.9 * self._rate + 0.1 * rate
         self._shown_at, self._shown_step = now, step
         epoch = min(step // loop.epoch_length + (step % loop.epoch_length > 0), runner.max_epochs)
-        place = f"epoch {epoch}/{runner.max_epochs} step {step}/{runner.max_iters}"
+        place = f"epoch {epoch}/{runner.max_epochs}"
+        if loop.epoch_length > 1:
+            place += f" step {step}/{runner.max_iters}"
         text = self._text(runner, step)
         self.window.reset()
         if self._bar is not None:
@@ -80,12 +82,9 @@ class ProgressHook(Hook):
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """A line per validation."""
-        self.on_scalars(runner, {f"val/{name}": value for name, value in (metrics or {}).items()})
-
-    def on_scalars(self, runner: Any, values: dict[str, float]) -> None:
-        """A line for what other hooks log."""
-        shown = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
-        say(f"step {runner.iter}: {shown}")
+        values = (metrics or {}).items()
+        shown = "  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in values)
+        say(f"validation after epoch {runner.epoch} step {runner.iter}: {shown}")
 
     def close(self, runner: Any) -> None:
         """Leave the terminal as it was."""
