@@ -83,11 +83,8 @@ def extract(
     Raises:
         EvaluationError: unknown feature, no labels, features that are not finite.
     """
-    if feature is not None and feature not in backbone.feature_choices():
-        raise EvaluationError(
-            f"{type(backbone).__name__} has no feature {feature!r}; there are {', '.join(backbone.feature_choices())}"
-        )
-    device = next((t.device for t in (*backbone.parameters(), *backbone.buffers())), torch.device("cpu"))
+    _require_feature(backbone, feature)
+    device = _device_of(backbone)
     parts: dict[str, list[Tensor]] = {}
     labels, positions = [], []
     for batch in _batches(dataset, batch_size, num_workers):
@@ -189,18 +186,62 @@ def cached_features(
 
 def save_features(path: Path, features: Features, **notes: str) -> None:
     """Write features to a ``.npz`` of plain arrays ``x``, ``y``, ``index``, ``unlabelled`` and notes, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "x": features.x.numpy(),
         "y": features.y.numpy(),
         "index": features.index.numpy(),
-        "unlabelled": np.int64(features.unlabelled),
-        **{key: np.str_(value) for key, value in notes.items()},
+        "unlabelled": np.asarray(features.unlabelled, dtype=np.int64),
     }
+    write_arrays(path, arrays | {key: np.asarray(value) for key, value in notes.items()})
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a ``.npz`` without pickles, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as handle:
             np.savez(handle, **arrays)  # type: ignore[arg-type]
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def embed_dataset(
+    backbone: Backbone, dataset: Any, feature: str | None = None, batch_size: int = 500
+) -> dict[str, np.ndarray]:
+    """Embeddings of all samples, labelled or not.
+
+    Returns:
+        ``features (n, D)`` float32, ``labels (n,)`` int64 with -1 for unknown, ``index (n,)`` int64.
+    """
+    _require_feature(backbone, feature)
+    device = _device_of(backbone)
+    features, labels, positions = [], [], []
+    for batch in _batches(dataset, batch_size, 0):
+        values = backbone.embed(to_device(batch, device), feature).cpu()
+        count = len(values)
+        features.append(values)
+        labels.append(
+            torch.as_tensor(batch["label"]).reshape(-1).cpu() if "label" in batch else torch.full((count,), -1)
+        )
+        # One item of a node-level graph is all of its nodes; its index says nothing of them.
+        own = "index" in batch and len(torch.as_tensor(batch["index"]).reshape(-1)) == count and "mask" not in batch
+        positions.append(torch.as_tensor(batch["index"]).reshape(-1).cpu() if own else torch.arange(count))
+    return {
+        "features": torch.cat(features).numpy(),
+        "labels": torch.cat(labels).long().clamp_min(-1).numpy(),
+        "index": torch.cat(positions).long().numpy(),
+    }
+
+
+def _require_feature(backbone: Backbone, feature: str | None) -> None:
+    choices = backbone.feature_choices()
+    families = tuple(choice[:-1] for choice in choices if choice.endswith("-k"))  # block-k stands for block-0, ...
+    if feature is not None and feature not in choices and not (families and feature.startswith(families)):
+        raise EvaluationError(f"{type(backbone).__name__} has no feature {feature!r}; there are {', '.join(choices)}")
+
+
+def _device_of(backbone: Backbone) -> torch.device:
+    return next((t.device for t in (*backbone.parameters(), *backbone.buffers())), torch.device("cpu"))

@@ -1,0 +1,133 @@
+"""Pictures of ``perception report``: loss curves and maps of the embeddings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perception.cli._runs import open_run
+from perception.errors import PerceptionError
+
+
+def draw(name: str, folders: Sequence[Path], out: Path, kind: str) -> list[Path]:
+    """Draw what can be drawn of a run: curves of all seeds, the embedding map of the first one.
+
+    Args:
+        name: name of the run.
+        folders: its run folders.
+        out: folder of the pictures.
+        kind: ``pca`` or ``tsne``.
+
+    Returns:
+        The files written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    stem = name.replace("/", "_")
+    written = []
+    scalars = {folder.name: read_scalars(folder / "scalars.jsonl") for folder in folders}
+    if any(scalars.values()):
+        written.append(loss_curves(name, scalars, out / f"{stem}_loss.png"))
+    mapped = embedding_map(name, folders[0], out / f"{stem}_{kind}.png", kind)
+    return [*written, mapped] if mapped is not None else written
+
+
+def read_scalars(file: Path) -> list[dict[str, Any]]:
+    """Lines of a ``scalars.jsonl``; a last line that a kill has cut is left out."""
+    if not file.is_file():
+        return []
+    lines = file.read_text(encoding="utf-8").splitlines()
+    found = []
+    for number, line in enumerate(lines):
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            if number != len(lines) - 1:
+                raise PerceptionError(f"{file}:{number + 1} is damaged: {error}") from error
+    return found
+
+
+def loss_curves(name: str, scalars: dict[str, list[dict[str, Any]]], file: Path) -> Path:
+    """Every loss over the steps, one line per seed, and online probes in a panel of their own."""
+    keys = sorted({key for lines in scalars.values() for line in lines for key in line})
+    losses = [key for key in keys if "loss" in key]
+    probes = [key for key in keys if key.startswith(("probe/", "val/"))]
+    panels = [group for group in (losses, probes) if group]
+    figure, axes = _figure(len(panels) or 1)
+    for axis, group in zip(axes, panels, strict=False):
+        for key in group:
+            for number, (seed, lines) in enumerate(scalars.items()):
+                points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+                if points:
+                    label = f"{key}, {seed}" if len(scalars) > 1 else key
+                    style = "-" if len(points) > 1 else "o"
+                    axis.plot(*zip(*points, strict=True), style, label=label, alpha=0.9 - 0.15 * min(number, 4))
+        axis.set_xlabel("step")
+        axis.legend(fontsize=7)
+        axis.grid(alpha=0.3)
+    figure.suptitle(name)
+    return _save(figure, file)
+
+
+def embedding_map(name: str, folder: Path, file: Path, kind: str, most: int = 2000) -> Path | None:
+    """Two-dimensional map of the test split's embeddings, coloured by class; None for runs without labelled data."""
+    from perception.config import plain
+    from perception.evaluation.features import build_dataset, extract
+    from perception.exporting import load_backbone
+
+    section = plain(open_run(folder).config.get("evaluation") or {})
+    split = next((section[key] for key in ("test", "all") if section.get(key)), None)
+    if split is None:
+        return None
+    backbone = load_backbone(folder)
+    found = extract(backbone, build_dataset(split), section.get("feature"), section.get("batch_size") or 500)[
+        "backbone"
+    ]
+    rows = np.linspace(0, len(found) - 1, min(most, len(found))).astype(int)
+    x, y = found.x.numpy()[rows], found.y.numpy()[rows]
+    points = project(x, kind)
+    figure, (axis,) = _figure(1)
+    for label in np.unique(y):
+        axis.scatter(*points[y == label].T, s=6, alpha=0.7, label=str(label), color=_colour(int(label)))
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.legend(fontsize=7, markerscale=2, title="class")
+    figure.suptitle(f"{name}, {folder.name}: {'t-SNE' if kind == 'tsne' else 'PCA'} of {len(x)} embeddings")
+    return _save(figure, file)
+
+
+def project(x: np.ndarray, kind: str) -> np.ndarray:
+    """``(n, 2)`` map of ``x`` ``(n, F)``: the two main axes, or t-SNE with a fixed seed."""
+    x = (x - x.mean(0)) / (x.std() + 1e-12)
+    _, _, axes = np.linalg.svd(x, full_matrices=False)
+    if kind == "pca" or len(x) < 5:
+        flat = x @ axes[:2].T
+        return np.pad(flat, ((0, 0), (0, 2 - flat.shape[1])))
+    from sklearn.manifold import TSNE
+
+    few = x @ axes[:50].T
+    return TSNE(2, perplexity=min(30.0, (len(x) - 1) / 3), init="pca", random_state=0).fit_transform(few)
+
+
+def _colour(label: int) -> Any:
+    import matplotlib
+
+    return matplotlib.colormaps["tab10" if label < 10 else "tab20"](label % 20 if label >= 10 else label)
+
+
+def _figure(panels: int) -> tuple[Any, Any]:
+    # The object interface draws without a display and leaves no global state.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6 * panels, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def _save(figure: Any, file: Path) -> Path:
+    figure.savefig(file, dpi=120)
+    return file

@@ -1,0 +1,135 @@
+"""``perception report``: a table and pictures out of run folders."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from perception.cli._runs import read_json, run_folders
+from perception.errors import ConfigError, PerceptionError
+
+HELP = """Make a markdown table of the results in run folders: one line per run and figure, mean ± std over the seeds,
+with the untrained backbone and the training-free features beside it. With --readme the table replaces what stands
+between the markers; with --pictures loss curves and a map of the embeddings are drawn."""
+
+BEGIN = "<!-- results: made by 'perception report', do not edit -->"
+END = "<!-- end of results -->"
+Figure = dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or parents of seed_<s> folders")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="put the table between the markers of this file")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table to this file")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw loss curves and embedding maps here")
+    parser.add_argument("--map", choices=("pca", "tsne"), default="pca", help="kind of embedding map (default: pca)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Collect, print, write, draw."""
+    groups = {str(path): run_folders(path) for path in args.runs}
+    table = markdown([line for path, folders in groups.items() for line in lines_of(run_name(path, folders), folders)])
+    print(table)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(table + "\n", encoding="utf-8")
+    if args.readme:
+        replace_between_markers(args.readme, table)
+        print(f"written: {args.readme}")
+    if args.pictures:
+        from perception.cli._pictures import draw
+
+        for path, folders in groups.items():
+            for file in draw(run_name(path, folders), folders, args.pictures, args.map):
+                print(f"written: {file}")
+    return 0
+
+
+def run_name(path: str, folders: Sequence[Path]) -> str:
+    """Name of a run for people: its path below ``runs/`` without the seed."""
+    folder = Path(path)
+    if folder.name.startswith("seed_"):
+        folder = folder.parent
+    parts = folder.parts
+    if "runs" in parts:
+        parts = parts[len(parts) - parts[::-1].index("runs") :]
+        return "/".join(parts) or folder.name
+    return folder.name or folders[0].name
+
+
+def lines_of(name: str, folders: Sequence[Path]) -> list[Figure]:
+    """Figures of the seeds of one run, aggregated.
+
+    Raises:
+        PerceptionError: no seed has a result.
+    """
+    from perception.evaluation.results import RESULT_FILE, aggregate_rows
+    from perception.evaluation.stats import mean_std
+
+    evaluations = [read_json(f / RESULT_FILE)["rows"] for f in folders if (f / RESULT_FILE).is_file()]
+    tests = [read_json(f / "metrics.json").get("test", {}) for f in folders if (f / "metrics.json").is_file()]
+    tests = [metrics for metrics in tests if metrics]
+    if not evaluations and not tests:
+        raise PerceptionError(f"{name}: no evaluation.json or metrics.json in {', '.join(map(str, folders))}")
+    found: dict[str, Figure] = {}
+    for row in aggregate_rows(evaluations):
+        label = " ".join(filter(None, (row["protocol"], row["variant"], row["metric"])))
+        line = found.setdefault(label, {"run": name, "figure": label, "n": row["n"], "seeds": len(evaluations)})
+        line[row["source"]] = (row["value"], row["std"])
+    for metric in tests[0] if tests else ():
+        values = [float(metrics[metric]) for metrics in tests if metric in metrics]
+        if not metric.endswith("/n"):
+            n = next((int(v) for k, v in tests[0].items() if k == f"{metric.split('/')[0]}/n"), None)
+            line = {"run": name, "figure": f"test {metric}", "n": n, "seeds": len(values), "trained": mean_std(values)}
+            found[f"test {metric}"] = line
+    return list(found.values())
+
+
+def markdown(lines: Sequence[Figure]) -> str:
+    """The table. Shares are in percent; a binomial interval tells what the test set's size allows to say."""
+    from perception.evaluation.stats import binomial_interval
+
+    fixed = ("run", "figure", "n", "seeds", "trained", "untrained")
+    others = list(dict.fromkeys(key for line in lines for key in line if key not in fixed))
+    columns = ["trained", "untrained", *others]
+    head = ["run", "figure", "seeds", *columns, "test samples", "95 % of one run"]
+    rows = [head, ["---", "---", "---:", *["---:"] * len(columns), "---:", "---:"]]
+    for line in lines:
+        share = "nll" not in line["figure"] and all(0 <= line[c][0] <= 1 for c in columns if c in line)
+        width = "-"
+        if line["n"] and share and "trained" in line and "auroc" not in line["figure"]:
+            low, high = binomial_interval(line["trained"][0], line["n"])
+            width = f"± {50 * (high - low):.1f}"
+        cells = [_cell(line.get(column), share, line["seeds"]) for column in columns]
+        rows.append([line["run"], line["figure"], str(line["seeds"]), *cells, str(line["n"] or "-"), width])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _cell(value: tuple[float, float] | None, share: bool, seeds: int) -> str:
+    if value is None or not math.isfinite(value[0]):
+        return "-"
+    scale, digits = (100, 1) if share else (1, 4)
+    spread = f" ± {scale * value[1]:.{digits}f}" if seeds > 1 else ""
+    return f"{scale * value[0]:.{digits}f}{spread}"
+
+
+def replace_between_markers(file: Path, table: str) -> None:
+    """Put ``table`` between the markers of a file.
+
+    Raises:
+        ConfigError: the file or the markers are missing, doubled or in the wrong order.
+    """
+    from perception.checkpoint import write_text
+
+    if not file.is_file():
+        raise ConfigError(f"--readme {file}: no such file")
+    text = file.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ConfigError(f"--readme {file}: it must hold these two lines once, in this order:\n{BEGIN}\n{END}")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    write_text(file, f"{before}{BEGIN}\n{table}\n{END}{after}")
