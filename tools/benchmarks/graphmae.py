@@ -46,7 +46,7 @@ class DenseGraphMAE(nn.Module):
         masked = order[: len(x) // 2]
         inner = torch.randperm(len(masked))
         replaced = int(0.05 * len(masked))
-        token_nodes, noise_nodes = masked[inner[:-replaced]], masked[inner[-replaced:]]
+        noise_nodes, token_nodes = masked[inner[:replaced]], masked[inner[replaced:]]
         corrupted = x.clone()
         corrupted[token_nodes] = 0.0
         corrupted[noise_nodes] = x[torch.randperm(len(x))[:replaced]]

@@ -1,0 +1,61 @@
+#!/usr/bin/env python
+"""What pre-training saves in labels: fine-tuned from a run against from scratch, at 5, 25 and 50 labels a class.
+
+python tools/low_label.py runs/image/mae_vit-tiny_cifar-small --seeds 0 1 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from perception.cli import main as perception
+from perception.cli._common import print_table
+
+CONFIG = "image/finetune_vit-tiny_cifar-small"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train every cell that is not there yet, then print the table and write it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="pre-training run, or the parent of its seed_<s> folders")
+    parser.add_argument("--per-class", type=int, nargs="+", default=[5, 25, 50])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/low_label"))
+    parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="further overrides for every cell")
+    args = parser.parse_args(argv)
+    cells: dict[str, dict[int, list[float]]] = {}
+    for start, source in (("from scratch", []), ("pre-trained", [f"model.backbone.init_from={args.run}"])):
+        for count in args.per_class:
+            values = cells.setdefault(start, {}).setdefault(count, [])
+            draw = [f"train_dataloader.dataset.per_class={count}", "train_dataloader.dataset.split_seed={seed}"]
+            for seed in args.seeds:
+                out = args.out / start.replace(" ", "_") / str(count)
+                command = ["train", CONFIG, "--seed", str(seed), "--out", str(out), "--resume", "--set"]
+                code = perception([*command, *draw, *source, *args.overrides])
+                if code:
+                    return code
+                summary = json.loads((out / f"seed_{seed}" / "summary.json").read_text())
+                values.append(summary["metrics"]["test"]["accuracy/top1"])
+    (args.out / "low_label.json").write_text(json.dumps({"seeds": args.seeds, "accuracy": cells}, indent=2) + "\n")
+    rows = [(start, *(_spread(values) for values in row.values())) for start, row in cells.items()]
+    gains = [
+        [b - a for a, b in zip(*pair, strict=True)] for pair in zip(*(r.values() for r in cells.values()), strict=True)
+    ]
+    rows.append(("gain (points)", *(_spread(gain) for gain in gains)))
+    title = f"test accuracy in %, mean ± std over {len(args.seeds)} seeds"
+    print_table(title, ("start", *(f"{count} labels a class" for count in args.per_class)), rows)
+    return 0
+
+
+def _spread(values: list[float]) -> str:
+    from perception.evaluation.stats import mean_std
+
+    mean, std = mean_std(values)
+    return f"{100 * mean:.1f} ± {100 * std:.1f}" if len(values) > 1 else f"{100 * mean:.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
