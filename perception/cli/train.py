@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     existing.add_argument("--overwrite", action="store_true", help="empty run folders that are there already")
     parser.add_argument(
         "--launcher",
-        choices=("none", "pytorch", "slurm", "mpi"),
+        choices=("none", "pytorch"),
         default="none",
         help="who started the processes of this run; 'pytorch' is torchrun",
     )
@@ -83,7 +83,7 @@ def _base_folder(config: str, out: Path | None) -> tuple[Path, int]:
 
 
 def _run_one(args: argparse.Namespace, run_dir: Path, seed: int) -> int:
-    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) if args.launcher != "none" else 0
+    rank = int(os.environ.get("RANK", "0")) if args.launcher != "none" else 0
     if rank == 0:
         cfg = valid_config(args.config, args.overrides, seed)
         if args.resume:
@@ -98,6 +98,8 @@ def _run_one(args: argparse.Namespace, run_dir: Path, seed: int) -> int:
         from perception.config import load_config
 
         cfg = load_config(args.config, args.overrides, seed)
+        if args.resume and _finished(run_dir, cfg, args.overrides) is not None:
+            return 0  # as rank 0 does: a rank that went on would wait for it
     from perception.engine.api import train
 
     train(cfg, run_dir, seed, resume=args.resume, launcher=args.launcher)  # prints what came out
