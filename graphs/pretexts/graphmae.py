@@ -19,8 +19,10 @@ dropped edges never touch self-loops, so that each stays exactly once.
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -168,6 +170,21 @@ class GraphMAE(Pretext):
 
     def losses(self, backbone: GraphBackbone, x: Tensor, adjacency: Adjacency, mask: NodeMask) -> dict[str, Tensor]:
         """Losses for a given draw of masked nodes."""
+        target, passes, kept_codes = self.reconstruct(backbone, x, adjacency, mask)
+        out = {"loss_reconstruction": torch.stack([self._criterion(p, target) for p in passes]).sum()}
+        if kept_codes is not None:
+            out["loss_latent"] = self.latent_weight * self._latent_loss(kept_codes, x, adjacency, mask.kept)
+        return out
+
+    def reconstruct(
+        self, backbone: GraphBackbone, x: Tensor, adjacency: Adjacency, mask: NodeMask
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """Features of the masked nodes, and what becomes of them.
+
+        Returns:
+            The true features (M, D); their reconstructions (M, D), one a decoder pass; the encoder's output
+            (N - M, H) at the kept nodes if the latent prediction needs it.
+        """
         fixed = self.remask == "fixed"
         graph_decoder = self.decoder_kind in GRAPH_DECODERS
         rows = self._needed_rows(mask, fixed, graph_decoder)
@@ -178,27 +195,24 @@ class GraphMAE(Pretext):
 
         passes = []
         if not graph_decoder:
-            own = codes if rows is mask.masked else codes.index_select(0, mask.masked)
-            passes.append(self.decoder(own, adjacency))
+            passes.append(self.decoder(codes if rows is not None else codes.index_select(0, mask.masked), adjacency))
         elif fixed:
-            seen = codes if rows is mask.kept else codes.index_select(0, mask.kept)
-            full = seen.new_zeros(adjacency.num_targets, seen.shape[1]).index_copy(0, mask.kept, seen)
+            full = codes.new_zeros(adjacency.num_targets, codes.shape[1]).index_copy(0, mask.kept, codes)
             passes.append(self.decoder(full, adjacency, mask.masked))
         else:
-            for _ in range(self.num_remasks):
-                passes.append(self.decoder(self._remask_randomly(codes), adjacency, mask.masked))
-        out = {"loss_reconstruction": sum((self._criterion(p, target) for p in passes), start=codes.new_zeros(()))}
-        if self.latent_weight > 0:
-            last = hidden[:, -backbone.embed_dims :]
-            last = last if rows is mask.kept else last.index_select(0, mask.kept)
-            out["loss_latent"] = self.latent_weight * self._latent_loss(last, x, adjacency, mask.kept)
-        return out
+            passes += [
+                self.decoder(self._remask_randomly(codes), adjacency, mask.masked) for _ in range(self.num_remasks)
+            ]
+        if self.latent_weight <= 0:
+            return target, passes, None
+        last = hidden[:, -backbone.embed_dims :]
+        return target, passes, last if rows is not None else last.index_select(0, mask.kept)
 
     def _needed_rows(self, mask: NodeMask, fixed: bool, graph_decoder: bool) -> Tensor | None:
         """Nodes whose codes some loss depends on; ``None`` for all."""
         if not graph_decoder:
             return mask.masked if self.latent_weight <= 0 else None
-        return mask.kept if fixed else None
+        return mask.kept if fixed else None  # the latent prediction, too, is of kept nodes
 
     def _encode(
         self, backbone: GraphBackbone, x: Tensor, adjacency: Adjacency, mask: NodeMask, rows: Tensor | None
@@ -237,6 +251,39 @@ class GraphMAE(Pretext):
                 old.lerp_(new, 1 - self.momentum)
             for kept, current in zip(teacher.buffers(), student.buffers(), strict=True):
                 kept.copy_(current)
+
+    @torch.no_grad()
+    def pictures(self, backbone: Backbone, batch: Batch) -> dict[str, np.ndarray]:
+        """``reconstruction``: features of hidden nodes (above) and what the decoder makes of them (below).
+
+        Features whose number is a square are drawn as squares, others as strips of their first 128 columns.
+        """
+        assert isinstance(backbone, GraphBackbone)
+        graph = batch["graph"]
+        adjacency = graph_adjacency(graph)
+        mask = draw_node_mask(graph.x.shape[0], self.mask_ratio, self.replace_rate, graph.x.device)
+        shown = min(12, len(mask.masked))
+        target, passes = self.reconstruct(backbone, graph.x, adjacency, mask)[:2]
+        target, prediction = target[:shown], passes[-1][:shown].float()
+        # The loss leaves the scale of a row free: draw each at the scale that fits its target best.
+        scale = (target * prediction).sum(1) / prediction.square().sum(1).clamp_min(1e-12)
+        return {"reconstruction": _side_by_side(target.cpu(), (prediction * scale.unsqueeze(1)).cpu())}
+
+
+def _side_by_side(target: Tensor, prediction: Tensor) -> np.ndarray:
+    """(n, D) twice -> (H, W, 3) uint8, grey values scaled over the targets."""
+    side = math.isqrt(target.shape[1])
+    height, width = (side, side) if side * side == target.shape[1] else (1, min(target.shape[1], 128))
+    low, high = float(target.min()), float(target.max())
+    pair = ((torch.stack([target, prediction]) - low) / max(high - low, 1e-12)).clamp(0, 1)[:, :, : height * width]
+    if height > 1:  # two rows of square tiles
+        tiles = F.pad(pair.unflatten(2, (height, width)), (1, 1, 1, 1), value=0.5)
+        grey = tiles.permute(0, 2, 1, 3).reshape(2 * (height + 2), -1)
+    else:  # strips: target and prediction of a node one below the other
+        grey = F.pad(pair.transpose(0, 1), (0, 0, 0, 1), value=0.5).reshape(-1, width)
+    zoom = 8 if height > 1 else 5
+    pixels = grey.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1).mul(255).to(torch.uint8)
+    return pixels.unsqueeze(2).repeat(1, 1, 3).numpy()
 
 
 def _replace_rows(x: Tensor, rows: Tensor, sources: Tensor) -> Tensor:

@@ -16,16 +16,19 @@ from perception.transforms.base import Transform
 
 @DATASETS.register_module()
 class DigitsGraph(NodeDataset):
-    """1,797 handwritten digits (8 x 8 pixels in [0, 1]) as nodes, linked to their nearest neighbours.
+    """1,797 handwritten digits as nodes, linked to their nearest neighbours; 64 features, 10 classes.
 
     An edge joins two digits if one is among the ``num_neighbors`` nearest of the other in Euclidean distance of the
-    pixels. The split is drawn per class with ``numpy.random.RandomState(split_seed)``: ``labels_per_class`` training
-    nodes, 30 validation nodes, the rest for test. Edges come from pixels alone, never from labels.
+    grey values; labels play no part. The features are the 8 x 8 pixels as ink or no ink (grey value above one half),
+    a bag of pixels as citation graphs have bags of words. The split is drawn per class with
+    ``numpy.random.RandomState(split_seed)``: ``labels_per_class`` training nodes, 30 validation nodes, the rest for
+    test.
 
     Args:
         split: ``'train'``, ``'val'``, ``'test'`` or ``'all'``.
         num_neighbors: k of the graph.
         labels_per_class: training labels a class.
+        binary: ink or no ink; else grey values in [0, 1].
         split_seed: seed of the split, the same for all splits of one experiment.
         transforms: configs or instances applied to every batch.
         seed: seed of the transforms.
@@ -37,8 +40,9 @@ class DigitsGraph(NodeDataset):
     def __init__(
         self,
         split: str = "train",
-        num_neighbors: int = 10,
-        labels_per_class: int = 5,
+        num_neighbors: int = 5,
+        labels_per_class: int = 2,
+        binary: bool = True,
         split_seed: int = 0,
         transforms: Sequence[Transform | dict[str, Any]] = (),
         seed: int = 0,
@@ -63,14 +67,15 @@ class DigitsGraph(NodeDataset):
             codes[members[:labels_per_class]] = 0
             codes[members[labels_per_class : labels_per_class + self._VAL_PER_CLASS]] = 1
         mask = np.ones(len(x), dtype=bool) if split == "all" else codes == ("train", "val", "test").index(split)
-        self._set(torch.from_numpy(x), edge_index, label, mask)
+        features = (x > 0.5).astype(np.float32) if binary else x
+        self._set(torch.from_numpy(features), edge_index, label, mask)
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> list[tuple[str, str]]:
         """Faults of a config as (key, message)."""
         faults = super().check_config(cfg)
-        if not 1 <= cfg.get("num_neighbors", 10) < 1797:
+        if not 1 <= cfg.get("num_neighbors", 5) < 1797:
             faults.append(("num_neighbors", "must lie between 1 and 1796"))
-        if not 1 <= cfg.get("labels_per_class", 5) <= 100:
+        if not 1 <= cfg.get("labels_per_class", 2) <= 100:
             faults.append(("labels_per_class", "must lie between 1 and 100"))
         return faults
