@@ -274,7 +274,9 @@ def _side_by_side(target: Tensor, prediction: Tensor) -> np.ndarray:
     """(n, D) twice -> (H, W, 3) uint8, grey values scaled over the targets."""
     side = math.isqrt(target.shape[1])
     height, width = (side, side) if side * side == target.shape[1] else (1, min(target.shape[1], 128))
-    low, high = float(target.min()), float(target.max())
+    # Rare outliers of standardised columns would leave nothing but grey; sparse rows need their few large values.
+    low, high = torch.quantile(target, torch.tensor([0.02, 0.98])).tolist()
+    low, high = (low, high) if high > low else (float(target.min()), float(target.max()))
     pair = ((torch.stack([target, prediction]) - low) / max(high - low, 1e-12)).clamp(0, 1)[:, :, : height * width]
     if height > 1:  # two rows of square tiles
         tiles = F.pad(pair.unflatten(2, (height, width)), (1, 1, 1, 1), value=0.5)
