@@ -95,6 +95,10 @@ class ImagePreprocess(Preprocess):
             )
         return images
 
+    def require_same(self, other: dict[str, Any], source: str) -> None:
+        """As the base's, but another ``size`` is allowed: image backbones resample their positions to it."""
+        super().require_same({**other, "size": self.size}, source)
+
     def denormalize(self, images: Tensor) -> Tensor:
         """Normalised float (B, C, H, W) -> uint8 (B, C, H, W)."""
         scale, shift = _affine(self.mean, self.std, self.value_scale, images.device)
