@@ -281,6 +281,8 @@ def _listing(title: str, names: Iterable[str]) -> str:
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str, strict: bool = True) -> Mismatch:
     """Copy a state dict into a module, or say all that does not fit at once.
 
+    A module with a method ``adapt_state(state) -> state`` (see ``Backbone``) may first convert what it knows how to.
+
     Args:
         module: takes the tensors.
         state: tensors by key.
@@ -293,6 +295,9 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str, stri
     Raises:
         CheckpointError: something differs and ``strict`` is set; nothing was copied then.
     """
+    adapt = getattr(module, "adapt_state", None)
+    if adapt is not None:
+        state = adapt(state)
     own = module.state_dict()
     shapes = {
         key: (tuple(state[key].shape), tuple(own[key].shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -68,6 +69,10 @@ class Backbone(nn.Module):
         A modality with a stronger free baseline (such as propagated node features) adds it here.
         """
         return {"raw": self.raw_features(batch)}
+
+    def adapt_state(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights of another input size converted to this one's, such as positions resampled to another grid."""
+        return state
 
     def layer_count(self) -> int:
         """Number of layer-decay groups between input (0) and head (``layer_count() - 1``)."""

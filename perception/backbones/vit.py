@@ -7,7 +7,7 @@ MAE's fixed sin-cos table or learned; either is resampled when the input or a ch
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -226,15 +226,22 @@ class ViT(Backbone):
         match = re.match(r"blocks\.(\d+)\.", name)
         return int(match[1]) + 1 if match else self.depth + 1
 
+    def adapt_state(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Resample the positions in ``state`` to this grid; everything else is passed on."""
+        positions = state.get("pos_embed")
+        if positions is None or positions.ndim != 3 or positions.shape[-1] != self.embed_dims:
+            return state
+        count = positions.shape[1] - self.prefix_tokens
+        if count < 1 or count == self.num_patches:
+            return state
+        source = guess_grid(count, self.grid)
+        return {**state, "pos_embed": resample_positions(positions, source, self.grid, self.prefix_tokens)}
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         key = prefix + "pos_embed"
-        loaded = state_dict.get(key)
-        if isinstance(loaded, Tensor) and loaded.ndim == 3 and loaded.shape[-1] == self.embed_dims:
-            count = loaded.shape[1] - self.prefix_tokens
-            if count > 0 and count != self.num_patches:
-                source = guess_grid(count, self.grid)
-                # state_dict is torch's own shallow copy, so the caller's stays as it is.
-                state_dict[key] = resample_positions(loaded, source, self.grid, self.prefix_tokens)
+        if key in state_dict:
+            # state_dict is torch's own shallow copy, so the caller's stays as it is.
+            state_dict[key] = self.adapt_state({"pos_embed": state_dict[key]})["pos_embed"]
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @classmethod

@@ -3,6 +3,7 @@ import timm
 import torch
 
 from perception.backbones.vit import ViT
+from perception.checkpoint import load_state
 from perception.errors import ConfigError
 
 SMALL = dict(image_size=(16, 24), patch_size=4, embed_dim=32, depth=3, num_heads=4)
@@ -61,6 +62,9 @@ def test_positions_are_resampled_as_in_timm_at_forward_and_at_loading():
     larger.load_state_dict(source)
     assert source["pos_embed"].shape[1] == 17  # the caller's dict is left alone
     torch.testing.assert_close(larger.forward_tokens(x), ours.forward_tokens(x), atol=1e-5, rtol=0)
+    again = build(image_size=(24, 32), position="learned")
+    load_state(again, source, "a checkpoint of 16 x 16 pixels")
+    assert torch.equal(again.pos_embed, larger.pos_embed)
 
 
 def test_other_sizes_than_the_grid_are_still_mismatches():
