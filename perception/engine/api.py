@@ -197,6 +197,8 @@ def _print(summary: Mapping[str, Any], run_dir: Path) -> None:
     if not is_main_process():
         return
     table = Table(title=f"{summary['name']}, seed {summary['seed']}", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # a path that is cut short is of no use
     table.add_row(
         "steps",
         f"{summary['steps']} ({summary['epochs']} epochs)" + (", stopped early" if summary["stopped_early"] else ""),

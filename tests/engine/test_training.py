@@ -62,13 +62,8 @@ def train_in_parts(cfg: dict, run: Path, *stops: int, seed: int = 0) -> dict:
 def test_run_folder_and_summary(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run = tmp_path / "tiny" / "seed_0"
     summary = train(tiny_config(**VALIDATION, **TEST), run, seed=0)
-    assert sorted(os.listdir(run)) == [
-        "checkpoints",
-        "environment.json",
-        "metrics.json",
-        "scalars.jsonl",
-        "summary.json",
-    ]
+    files = ["config.json", "config.py", "environment.json", "metrics.json", "scalars.jsonl", "summary.json"]
+    assert sorted(os.listdir(run)) == sorted(["checkpoints", *files])
     assert sorted(os.listdir(run / "checkpoints")) == ["last_checkpoint", "step_00000020.pth"]
     assert (run / "checkpoints" / "last_checkpoint").read_text() == "step_00000020.pth\n"
     assert json.loads((run / "summary.json").read_text()) == summary
@@ -79,7 +74,7 @@ def test_run_folder_and_summary(tmp_path: Path, capsys: pytest.CaptureFixture) -
     environment = json.loads((run / "environment.json").read_text())
     assert environment["config_hash"] == summary["config_hash"] and environment["packages"]["torch"]
     out = capsys.readouterr().out
-    assert "test accuracy" in out and "mmengine" not in out and len(out.splitlines()) < 25
+    assert "test accuracy" in out and "mmengine" not in out and len(out.splitlines()) < 30
 
     trained = [line for line in lines(run) if "loss" in line]
     assert [line["step"] for line in trained] == list(range(2, 21, 2))
