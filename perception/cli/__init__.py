@@ -19,7 +19,7 @@ from perception.errors import ConfigError, PerceptionError, nearest
 # One line each, stated here so that the overview imports nothing.
 COMMANDS = {
     "train": "pre-train or fine-tune from a config, one seed or several",
-    "eval": "test a trained task model, or evaluate the backbone of a run",
+    "eval": "test a fine-tuned run",
     "probe": "judge a frozen backbone with the protocols of its config",
     "embed": "write the embeddings of a data set",
     "export": "make a stand-alone backbone out of a run",
@@ -32,7 +32,8 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: that of the process) and return the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Not list(...): once the command of that name is imported, it is a module of this package.
+    arguments = [*(sys.argv[1:] if argv is None else argv)]
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     try:

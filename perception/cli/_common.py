@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 
+# Of what a protocol tells beside its figure, the accuracies; the rest are settings and counts.
+_FURTHER_FIGURES = ("early_stopping",)
+
+
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """``CONFIG`` and ``--set``."""
     parser.add_argument("config", metavar="CONFIG", help="short name, path of a config, or run folder")
@@ -116,7 +120,7 @@ def figures(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
                     words = " ".join(str(row[k]) for k in ("protocol", "variant", "source", "metric") if row.get(k))
                     found[words] = float(row["value"])
                     extras = row.get("extras") or {}
-                    found.update({f"{words} {k}": v for k, v in extras.items() if isinstance(v, float)})
+                    found.update({f"{words} {k}": float(extras[k]) for k in _FURTHER_FIGURES if k in extras})
     return found
 
 
