@@ -14,6 +14,7 @@ from torch import Tensor
 
 from perception.datasets.base import Dataset
 from perception.errors import ConfigError, DataError, Fault, nearest
+from perception.layers.adjacency import csr
 from perception.transforms.base import Transform
 from perception.transforms.preprocess import Batch
 
@@ -72,11 +73,7 @@ def csr_features(source: str, indptr: np.ndarray, indices: np.ndarray, shape: np
         entry = int(((indices < 0) | (indices >= columns)).argmax())
         row = int(np.searchsorted(indptr, entry, side="right") - 1)
         raise DataError(f"{source!r}: row {row} of x names column {indices[entry]}, but x has {columns} columns")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(indptr), torch.from_numpy(indices), torch.ones(len(indices)), (rows, columns)
-        )
+    return csr(torch.from_numpy(indptr), torch.from_numpy(indices), torch.ones(len(indices)), (rows, columns))
 
 
 def check_edges(source: str, edge_index: np.ndarray, num_nodes: int) -> np.ndarray:
@@ -238,6 +235,4 @@ def sparse_if_worth(x: Tensor) -> Tensor:
         return x
     if int(torch.count_nonzero(x)) > 0.1 * x.numel():
         return x
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return x.to_sparse_csr()
+    return x.to_sparse_csr()
