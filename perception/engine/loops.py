@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -72,6 +73,15 @@ class TrainLoop(BaseLoop):
         self.stop_training = False
         self.data_seconds = 0.0
         self.step_seconds = 0.0
+
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        """One length, and numbers that are at least 1."""
+        if (cfg.get("max_epochs") is None) == (cfg.get("max_iters") is None):
+            yield "max_epochs", "give one of max_epochs and max_iters"
+        for key in ("max_epochs", "max_iters", "val_interval"):
+            if isinstance(cfg.get(key), int) and cfg[key] < 1:
+                yield key, f"must be at least 1, got {cfg[key]}"
 
     @property
     def max_epochs(self) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -35,7 +35,7 @@ class AutocastOptimWrapper(OptimWrapper):
     def __init__(
         self,
         optimizer: Optimizer,
-        dtype: str = "float32",
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         accumulative_counts: int = 1,
         clip_grad: dict[str, Any] | float | None = None,
         check_gradients: bool = True,
@@ -55,6 +55,13 @@ class AutocastOptimWrapper(OptimWrapper):
         self.bad_parameters: list[str] = []
         device = optimizer.param_groups[0]["params"][0].device.type
         self.scaler = torch.amp.GradScaler(device) if self.dtype is torch.float16 else None
+
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        """At least one batch per update."""
+        count = cfg.get("accumulative_counts")
+        if isinstance(count, int) and count < 1:
+            yield "accumulative_counts", f"must be at least 1, got {count}"
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:

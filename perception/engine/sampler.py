@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from mmengine.dist import get_dist_info
@@ -29,7 +29,9 @@ class ResumableSampler(Sampler):
             ranks differ in length (evaluation: every sample counts exactly once).
     """
 
-    def __init__(self, dataset: Any, shuffle: bool = True, seed: int | None = 0, uneven: str = "pad") -> None:
+    def __init__(
+        self, dataset: Any, shuffle: bool = True, seed: int | None = 0, uneven: Literal["pad", "drop", "keep"] = "pad"
+    ) -> None:
         if uneven not in ("pad", "drop", "keep"):
             raise ValueError(f"uneven = {uneven!r}: not one of 'pad', 'drop', 'keep'")
         self.rank, self.world = get_dist_info()

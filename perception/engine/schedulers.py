@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
@@ -84,6 +85,15 @@ class CosineWarmup(RunSchedule):
         self.warmup = float(steps if by_step else steps / epoch_length)
         self.min_lr = min_lr
         super().__init__(optimizer, total_steps, epoch_length, by_step)
+
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        """One warm-up, and nothing negative."""
+        if cfg.get("warmup_epochs") and cfg.get("warmup_steps"):
+            yield "warmup_steps", "warmup_epochs is given already"
+        for key in ("warmup_epochs", "warmup_steps", "min_lr"):
+            if isinstance(cfg.get(key), (int, float)) and cfg[key] < 0:
+                yield key, f"must not be negative, got {cfg[key]}"
 
     def value(self, base: float, scale: float, position: int) -> float:
         """See the formula of the class."""

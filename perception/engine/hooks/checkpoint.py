@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal
 
 from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
@@ -41,7 +42,7 @@ class SafeCheckpointHook(Hook):
         every_seconds: float | None = None,
         max_keep_ckpts: int = 1,
         save_best: str | None = None,
-        rule: str = "greater",
+        rule: Literal["greater", "less"] = "greater",
     ) -> None:
         if rule not in ("greater", "less"):
             raise ConfigError([Fault("default_hooks.checkpoint.rule", rule, "not 'greater' or 'less'")])
@@ -58,6 +59,15 @@ class SafeCheckpointHook(Hook):
         self._due = False
         self._saved_step = -1
         self._saved_at = time.monotonic()
+
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        """Positive intervals, and something kept."""
+        for key in ("every_epochs", "every_steps", "every_seconds"):
+            if isinstance(cfg.get(key), (int, float)) and cfg[key] <= 0:
+                yield key, f"must be positive, got {cfg[key]}"
+        if cfg.get("max_keep_ckpts") == 0:
+            yield "max_keep_ckpts", "at least one checkpoint is kept; -1 keeps all"
 
     def before_train(self, runner: Any) -> None:
         """Clear up what a killed save has left, and start the clock."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -36,6 +37,12 @@ class EMAHook(Hook):
         self.averaged = False
         self.live: dict[str, Tensor] = {}
         self.average: dict[str, Tensor] = {}
+
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        """A decay in [0, 1)."""
+        if isinstance(cfg.get("decay"), (int, float)) and not 0.0 <= cfg["decay"] < 1.0:
+            yield "decay", f"lies outside [0, 1): {cfg['decay']}"
 
     def before_train(self, runner: Any) -> None:
         """Start from the weights as they are, unless a checkpoint gave an average."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.dist import get_dist_info
@@ -31,7 +31,9 @@ class EarlyStopping(Hook):
 
     priority = "LOW"
 
-    def __init__(self, monitor: str, patience: int = 10, rule: str = "greater", min_delta: float = 0.0) -> None:
+    def __init__(
+        self, monitor: str, patience: int = 10, rule: Literal["greater", "less"] = "greater", min_delta: float = 0.0
+    ) -> None:
         if rule not in ("greater", "less"):
             raise ConfigError([Fault("EarlyStopping.rule", rule, "not 'greater' or 'less'")])
         self.monitor = monitor
