@@ -72,7 +72,7 @@ def load_weights(backbone: Backbone, source: str | Path, seed: int | None = None
     Raises:
         CheckpointError: missing or unexpected keys, other shapes, another Preprocess record, a damaged file.
     """
-    state, record, origin = read_backbone_state(source, seed)
+    state, record, origin = read_backbone_state(source, torch.initial_seed() if seed is None else seed)
     preprocess = record.get("preprocess")
     if preprocess:
         backbone.preprocess.require_same(preprocess, origin)
@@ -93,7 +93,7 @@ def read_backbone_state(source: str | Path, seed: int | None = None) -> tuple[di
     if (path / RECORD_FILE).is_file():
         record = _read_record(path)
         return _read_weights(path, record), record, str(path)
-    file = find_checkpoint(run_for_seed(path, torch.initial_seed() if seed is None else seed))
+    file = find_checkpoint(path if seed is None else run_for_seed(path, seed))
     checkpoint = load_checkpoint(file)
     meta = dict(checkpoint.get("meta") or {})
     state = {key.removeprefix("module."): value for key, value in model_state(checkpoint).items()}

@@ -214,11 +214,12 @@ def embed_dataset(
     """Embeddings of all samples, labelled or not.
 
     Returns:
-        ``features (n, D)`` float32, ``labels (n,)`` int64 with -1 for unknown, ``index (n,)`` int64.
+        ``features (n, D)`` float32, ``labels (n,)`` int64 with -1 for unknown, ``index (n,)`` int64, and for nodes of
+        a graph ``mask (n,)`` bool, those of the split.
     """
     _require_feature(backbone, feature)
     device = _device_of(backbone)
-    features, labels, positions = [], [], []
+    features, labels, positions, masks = [], [], [], []
     for batch in _batches(dataset, batch_size, 0):
         values = backbone.embed(to_device(batch, device), feature).cpu()
         count = len(values)
@@ -229,11 +230,14 @@ def embed_dataset(
         # One item of a node-level graph is all of its nodes; its index says nothing of them.
         own = "index" in batch and len(torch.as_tensor(batch["index"]).reshape(-1)) == count and "mask" not in batch
         positions.append(torch.as_tensor(batch["index"]).reshape(-1).cpu() if own else torch.arange(count))
-    return {
+        if "mask" in batch:
+            masks.append(batch["mask"].reshape(-1).cpu())
+    arrays = {
         "features": torch.cat(features).numpy(),
         "labels": torch.cat(labels).long().clamp_min(-1).numpy(),
         "index": torch.cat(positions).long().numpy(),
     }
+    return {**arrays, "mask": torch.cat(masks).numpy()} if masks else arrays
 
 
 def _require_feature(backbone: Backbone, feature: str | None) -> None:

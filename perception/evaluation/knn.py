@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from perception.errors import nearest
-from perception.evaluation.protocol import EvaluationError, Outcome, Protocol, Splits, accuracy, as_list, positive
+from perception.evaluation.protocol import (
+    EvaluationError,
+    Outcome,
+    Protocol,
+    Splits,
+    accuracy,
+    as_list,
+    merge,
+    positive,
+)
 from perception.registry import PROTOCOLS
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -90,6 +99,7 @@ class KNN(Protocol):
         temperature: T of the weights; of several values the best on the validation split is used.
         distance: ``cosine`` or ``euclidean``.
         variant: one of ``VARIANTS``, which sets all three as a public library does.
+        refit: after the choice, use the training and validation rows together as the bank.
         chunk: queries compared at once.
         allow_large_k: accept k >= 200 on data with fewer than 200 training rows in some class, where most of the
             neighbours of any sample must be of other classes.
@@ -101,6 +111,7 @@ class KNN(Protocol):
         temperature: float | Sequence[float] = 0.07,
         distance: str = "cosine",
         variant: str | None = None,
+        refit: bool = False,
         chunk: int = 1024,
         allow_large_k: bool = False,
     ) -> None:
@@ -112,6 +123,7 @@ class KNN(Protocol):
         self.k: list[int] = as_list(chosen["k"])
         self.temperature: list[float] = as_list(chosen["temperature"])
         self.distance = str(chosen["distance"])
+        self.refit = refit
         self.chunk = chunk
         self.allow_large_k = allow_large_k
 
@@ -143,10 +155,11 @@ class KNN(Protocol):
             best = max(range(len(scores)), key=scores.__getitem__)
             k, temperature = candidates[best]
             chosen = {"k": k, "temperature": temperature, "val_accuracy": scores[best]}
-        values, rows = neighbours(train.x, test.x, k, self.distance, self.chunk)
-        predicted = predict(vote(values, train.y[rows], classes, temperature, self.distance))
-        settings = {"k": k, "temperature": temperature, "distance": self.distance}
-        return [Outcome("accuracy", accuracy(predicted, test.y), len(test), chosen, settings)]
+        bank = merge(train, data.need("val", "KNN with refit")) if self.refit else train
+        values, rows = neighbours(bank.x, test.x, k, self.distance, self.chunk)
+        predicted = predict(vote(values, bank.y[rows], classes, temperature, self.distance))
+        settings = {"k": k, "temperature": temperature, "distance": self.distance, "bank": len(bank)}
+        return [Outcome("accuracy", accuracy(predicted, test.y), len(test), chosen, settings=settings)]
 
     def _check(self, labels: Tensor) -> None:
         n, k = len(labels), max(self.k)

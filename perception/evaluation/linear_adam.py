@@ -57,7 +57,8 @@ class LinearAdam(Protocol):
                         best, best_epoch, stopped = score, epoch, accuracy(head(test.x).argmax(1), test.y)
         with torch.no_grad():
             value = accuracy(head(test.x).argmax(1), test.y)
-        extras: dict[str, Any] = {"epochs": self.epochs}
-        if val is not None:
-            extras |= {"early_stopping": stopped, "best_epoch": best_epoch, "best_val_accuracy": best}
-        return [Outcome("accuracy", value, len(test), {}, extras)]
+        settings = {"lr": self.lr, "weight_decay": self.weight_decay, "epochs": self.epochs}
+        if val is None:
+            return [Outcome("accuracy", value, len(test), settings=settings)]
+        chosen = {"early_stopping_epoch": best_epoch, "val_accuracy": best}
+        return [Outcome("accuracy", value, len(test), chosen, {"early_stopping": stopped}, settings)]

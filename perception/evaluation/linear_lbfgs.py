@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perception.evaluation.protocol import Features, Outcome, Protocol, Splits, accuracy, as_list, positive
+from perception.evaluation.protocol import Features, Outcome, Protocol, Splits, accuracy, as_list, merge, positive
 from perception.registry import PROTOCOLS
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1)
@@ -38,6 +38,12 @@ class Standardise:
         # A column whose spread is rounding noise of its mean carries nothing and must not be blown up.
         flat = std <= 1e-7 * mean.abs() + 1e-12
         return cls(mean, torch.where(flat, torch.zeros_like(std), 1 / std.masked_fill(flat, 1.0)))
+
+    @classmethod
+    def nothing(cls, x: Tensor) -> Standardise:
+        """Leaves every column of ``x`` as it is."""
+        zero = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+        return cls(zero, zero + 1)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Standardised ``x`` ``(m, F)``, in the type of ``x``."""
@@ -61,6 +67,7 @@ class LogisticRegression:
             noise of about 1e-5, so smaller values want ``double``.
         chunk: rows multiplied at once.
         double: multiply in float64 instead of float32; the parameters are float64 in any case.
+        standardise: work on standardised features; without it the penalty acts on the features as they are.
     """
 
     def __init__(
@@ -72,9 +79,10 @@ class LogisticRegression:
         tolerance: float = 1e-4,
         chunk: int = 65536,
         double: bool = False,
+        standardise: bool = True,
     ) -> None:
         self.dtype = torch.float64 if double else torch.float32
-        self.standardise = Standardise.of(x)
+        self.standardise = Standardise.of(x) if standardise else Standardise.nothing(x)
         x = self.standardise(x.to(self.dtype))
         self.basis: Tensor | None = None
         if x.shape[0] < x.shape[1]:
@@ -144,13 +152,6 @@ class LogisticRegression:
         return self.logits(x).argmax(1)
 
 
-def merge(first: Features, second: Features) -> Features:
-    """The rows of both."""
-    pairs = ((first.x, second.x), (first.y, second.y), (first.index, second.index))
-    x, y, index = (torch.cat(pair) for pair in pairs)
-    return Features(x, y, index)
-
-
 @PROTOCOLS.register_module()
 class LinearLBFGS(Protocol):
     """Accuracy of logistic regression whose penalty is chosen on the validation split.
@@ -165,6 +166,8 @@ class LinearLBFGS(Protocol):
         tolerance: largest gradient entry at which a fit counts as converged.
         chunk: rows multiplied at once.
         double: multiply in float64; slower, and not needed for a figure.
+        standardise: shift and scale every column by the statistics of the training split. Switch it off for sparse
+            counts such as bags of words, where rare columns would become the largest.
     """
 
     def __init__(
@@ -176,6 +179,7 @@ class LinearLBFGS(Protocol):
         tolerance: float = 1e-4,
         chunk: int = 65536,
         double: bool = False,
+        standardise: bool = True,
     ) -> None:
         # From strong to weak: each solution is a good start for the next.
         self.penalties = sorted(as_list(penalty), reverse=True)
@@ -186,6 +190,7 @@ class LinearLBFGS(Protocol):
             "tolerance": tolerance,
             "chunk": chunk,
             "double": double,
+            "standardise": standardise,
         }
 
     @classmethod
@@ -209,8 +214,8 @@ class LinearLBFGS(Protocol):
         logits = model.logits(test.x)
         value = accuracy(logits.argmax(1), test.y)
         nll = float(torch.nn.functional.cross_entropy(logits, test.y))
-        extras = {"nll": nll, "penalty": chosen.get("penalty", self.penalties[0])}
-        return [Outcome("accuracy", value, len(test), chosen, extras)]
+        settings = {"penalty": chosen.get("penalty", self.penalties[0]), "standardise": self.settings["standardise"]}
+        return [Outcome("accuracy", value, len(test), chosen, {"nll": nll}, settings)]
 
     def select(self, train: Features, val: Features, classes: int) -> tuple[LogisticRegression, dict[str, Any]]:
         """The model with the best validation accuracy, the stronger penalty of equals, and what was chosen."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -213,4 +213,5 @@ class LinearSGD(Protocol):
             recipe, scores = choose(self.recipes, lambda r: head_accuracy(train_head(r, train, classes, seed), val))
             chosen = {"lr": recipe.lr, "val_accuracy": max(scores)}
         value = head_accuracy(train_head(recipe, train, classes, seed), test)
-        return [Outcome("accuracy", value, len(test), chosen, {"recipe": self.name})]
+        settings = {"recipe": self.name, **asdict(recipe)}
+        return [Outcome("accuracy", value, len(test), chosen, settings=settings)]

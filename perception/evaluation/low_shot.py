@@ -115,6 +115,7 @@ class LowShot(Protocol):
                     len(test),
                     {"penalty": penalties} if len(self.penalty) > 1 else {},
                     {"std": std, "values": values, "draw_seeds": self.seeds},
+                    settings={"classifier": "LogisticRegression", "penalty": self.penalty},
                     variant=f"{count} per class",
                 )
             )

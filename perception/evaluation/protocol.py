@@ -60,6 +60,13 @@ class Features:
         return self.take(torch.from_numpy(np.argsort(rows, kind="stable")).to(self.y.device))
 
 
+def merge(first: Features, second: Features) -> Features:
+    """The rows of both."""
+    pairs = ((first.x, second.x), (first.y, second.y), (first.index, second.index))
+    x, y, index = (torch.cat(pair) for pair in pairs)
+    return Features(x, y, index)
+
+
 @dataclass(frozen=True)
 class Splits:
     """Features of the splits that the evaluation section names; ``all`` is for cross-validation."""
@@ -97,8 +104,9 @@ class Outcome:
         metric: name of the metric, such as ``accuracy``.
         value: the figure as a fraction.
         n: number of test samples behind it.
-        chosen: hyper-parameters that were chosen on the validation split.
+        chosen: what was chosen on the validation split, and the validation figure behind it.
         extras: further figures of the same protocol.
+        settings: hyper-parameters that the figure was made with.
         variant: tells several figures of one protocol apart (``5 per class``); empty for a single one.
         proportion: True where ``value`` is a share of ``n`` samples, so that a binomial interval applies.
     """
@@ -108,6 +116,7 @@ class Outcome:
     n: int
     chosen: dict[str, Any] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     variant: str = ""
     proportion: bool = True
 

@@ -53,12 +53,12 @@ def aggregate_rows(runs: Sequence[Sequence[Row]]) -> list[Row]:
     return merged
 
 
-def format_value(row: Row) -> str:
-    """Percent with deviation or interval, as in ``54.1 ± 0.4`` or ``54.1 [51.0, 57.2]``."""
+def format_value(row: Row, interval: bool = True) -> str:
+    """Percent with deviation, or with the interval of one run, as in ``54.1 ± 0.4`` or ``54.1 [51.0, 57.2]``."""
     text = f"{100 * row['value']:.1f}"
     if row.get("seeds", 1) > 1:
         return f"{text} ± {100 * row['std']:.1f}"
-    if row.get("ci95"):
+    if interval and row.get("ci95"):
         return f"{text} [{100 * row['ci95'][0]:.1f}, {100 * row['ci95'][1]:.1f}]"
     return text
 
@@ -81,6 +81,7 @@ def print_rows(rows: Sequence[Row], title: str) -> None:
         lines.setdefault((row["protocol"], row["variant"], row["metric"]), {})[row["source"]] = row
     for (protocol, variant, metric), by_source in lines.items():
         label = " ".join(filter(None, (protocol, variant, metric)))
-        cells = [format_value(by_source[name]) if name in by_source else "-" for name in sources]
+        # The interval is much the same for all sources: one is enough, and the table stays narrow.
+        cells = [format_value(by_source[name], name == sources[0]) if name in by_source else "-" for name in sources]
         table.add_row(label, str(next(iter(by_source.values()))["n"]), *cells)
     Console().print(table)

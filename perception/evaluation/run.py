@@ -44,7 +44,8 @@ def evaluate(
     Returns:
         One row per source and figure: ``protocol``, ``variant``, ``source``, ``metric``, ``value`` (a fraction),
         ``ci95`` (binomial, where the value is a share of samples), ``n``, ``seed``, ``chosen`` (on validation data),
-        ``extras``, ``feature``, ``dims``, ``n_train``, ``n_val``, ``unlabelled``, ``weights_hash``.
+        ``extras`` (further figures), ``settings``, ``dims``, ``sizes`` of the splits, ``unlabelled``,
+        ``weights_hash``.
     """
     protocols = build_protocols(section)
     datasets = {name: build_dataset(section[name]) for name in SPLITS if section.get(name) is not None}
@@ -99,6 +100,7 @@ def _row(outcome: Outcome, splits: Splits, seed: int) -> Row:
         "seed": seed,
         "chosen": outcome.chosen,
         "extras": outcome.extras,
+        "settings": outcome.settings,
         "dims": judged.x.shape[1],
         "sizes": {name: len(split) for name, split in given.items()},
         "unlabelled": sum(split.unlabelled for split in given.values()),

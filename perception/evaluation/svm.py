@@ -108,4 +108,10 @@ class SVMCrossValidation(Protocol):
             chosen.append(cost)
         mean, std = mean_std(scores)
         extras = {"fold_std": std, "folds": scores}
-        return [Outcome("micro_f1", mean, len(y), {"C": chosen}, extras)]
+        settings = {
+            "costs": self.costs,
+            "folds": self.folds,
+            "inner_folds": self.inner_folds,
+            "fold_seed": self.fold_seed,
+        }
+        return [Outcome("micro_f1", mean, len(y), {"C": chosen}, extras, settings)]

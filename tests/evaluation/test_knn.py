@@ -100,6 +100,13 @@ def test_several_values_are_chosen_on_validation_data():
     assert outcome.value == knn_accuracy(train, test, k=k, temperature=t)
 
 
+def test_refit_adds_the_validation_rows_to_the_bank():
+    train, val, test = clouds(120, seed=1), clouds(80, seed=2), clouds(70, seed=3)
+    both = features(torch.cat([train.x, val.x]), torch.cat([train.y, val.y]))
+    outcome = KNN(refit=True).run(Splits(train, val, test), 0)[0]
+    assert outcome.value == knn_accuracy(both, test) and outcome.settings["bank"] == 200
+
+
 def test_config_faults():
     faults = dict(KNN.check_config({"k": [0], "temperature": -1.0, "distance": "cosin", "variant": None}))
     assert set(faults) == {"k", "temperature", "distance"}

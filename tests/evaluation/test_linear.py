@@ -106,7 +106,7 @@ def test_linear_adam_is_the_plain_loop():
     best = max(v for v, _ in history)
     last = max(i for i, (v, _) in enumerate(history) if v == best)
     assert outcome.extras["early_stopping"] == history[last][1]
-    assert outcome.extras["best_epoch"] == last + 1
+    assert outcome.chosen == {"early_stopping_epoch": last + 1, "val_accuracy": best}
     assert outcome.value == LinearAdam(0.01, 1e-2, 25).run(Splits(train, None, test), 7)[0].value
 
 
