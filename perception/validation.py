@@ -95,18 +95,26 @@ _SOURCES = ("init_from", "load_from")
 Path_ = tuple[str, ...]
 
 
-def validate_config(cfg: Any, training: bool = True) -> list[Fault]:
+class _Faults(list[Fault]):
+    """Faults found so far, and whether data sets are asked for theirs."""
+
+    ask_data: bool = True
+
+
+def validate_config(cfg: Any, training: bool = True, data_sets: bool = True) -> list[Fault]:
     """All faults of a config; an empty list if there are none.
 
     Args:
         cfg: mmengine Config or mapping.
         training: also ask for what a training run needs (model, data, loop, optimiser).
+        data_sets: also let data sets look for their files. Without, a config can be judged where its data is not.
     """
     try:
         data = plain(cfg)
     except ConfigError as error:
         return error.faults
-    faults = []
+    faults = _Faults()
+    faults.ask_data = data_sets
     for key, value in data.items():
         if key not in TOP_KEYS:
             faults.append(Fault(key, value, "a config has no such top-level key", nearest(key, TOP_KEYS)))
@@ -122,9 +130,9 @@ def validate_config(cfg: Any, training: bool = True) -> list[Fault]:
     return faults
 
 
-def require_valid(cfg: Any, source: str = "config", training: bool = True) -> None:
+def require_valid(cfg: Any, source: str = "config", training: bool = True, data_sets: bool = True) -> None:
     """Raise a ``ConfigError`` with all faults of ``cfg``, if it has any."""
-    faults = validate_config(cfg, training)
+    faults = validate_config(cfg, training, data_sets)
     if faults:
         raise ConfigError(faults, source)
 
@@ -163,7 +171,7 @@ def legal_keys(path: Path_, node: Mapping[str, Any]) -> set[str] | None:
     return None if signature.open else {"type", *signature.arguments, *_taken(registry)}
 
 
-def _walk(path: Path_, value: Any, faults: list[Fault]) -> Any:
+def _walk(path: Path_, value: Any, faults: _Faults) -> Any:
     """Validate ``value`` and everything below it; returns it with the defaults of all signatures filled in."""
     if isinstance(value, list):
         return [_walk((*path, str(i)), v, faults) for i, v in enumerate(value)]
@@ -191,7 +199,7 @@ def _walk(path: Path_, value: Any, faults: list[Fault]) -> Any:
     return {k: _walk((*path, k), v, faults) for k, v in value.items()}
 
 
-def _check_scalar(path: Path_, value: Any, faults: list[Fault]) -> None:
+def _check_scalar(path: Path_, value: Any, faults: _Faults) -> None:
     if path[-1] in _SOURCES and value is not None:
         if not isinstance(value, str):
             faults.append(Fault(".".join(path), value, "the path of a run, export or checkpoint"))
@@ -201,7 +209,7 @@ def _check_scalar(path: Path_, value: Any, faults: list[Fault]) -> None:
         faults.append(Fault(path[0], value, "a dict belongs here"))
 
 
-def _typed(path: Path_, node: dict[str, Any], registry: Any | None, faults: list[Fault]) -> dict[str, Any]:
+def _typed(path: Path_, node: dict[str, Any], registry: Any | None, faults: _Faults) -> dict[str, Any]:
     name = node.get("type", _DEFAULT_TYPES.get(path[-1]))
     where = ".".join(path)
     rest = {k: v for k, v in node.items() if k != "type"}
@@ -225,7 +233,7 @@ def _typed(path: Path_, node: dict[str, Any], registry: Any | None, faults: list
     faults.extend(argument_faults(where, given, str(name).rsplit(".", 1)[-1], signature))
     if registry is reg.OPTIM_WRAPPERS:
         faults.extend(_optim_wrapper_faults(where, node))
-    if len(faults) == below:
+    if len(faults) == below and (faults.ask_data or registry is not reg.DATASETS):
         faults.extend(_asked(target, where, filled))
     return filled
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -277,12 +276,22 @@ def test_keywords_are_followed_through_the_bases() -> None:
     assert not signature.arguments["size"].required  # Child may pass it itself
 
 
+def test_data_sets_need_not_be_asked() -> None:
+    cfg = copy.deepcopy(GOOD)
+    cfg["train_dataloader"]["dataset"]["split"] = "test"  # of which the file is missing
+    assert len(validate_config(cfg)) == 1
+    assert validate_config(cfg, data_sets=False) == []
+    cfg["train_dataloader"]["dataset"]["split"] = "tset"  # the signature is judged all the same
+    assert len(validate_config(cfg, data_sets=False)) == 1
+
+
 @pytest.mark.parametrize("name", list_configs())
-def test_shipped_configs_have_no_faults(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    faults = validate_config(load_config(name, seed=0))
-    if "PERCEPTION_DATA" not in os.environ:
-        # Without the data only its absence may be found, nothing else.
-        faults = [f for f in faults if not (f.path.endswith("dataset") or "PERCEPTION_DATA" in f.message)]
-    # Fine-tuning configs may name a run that is made first.
+def test_shipped_configs_have_no_faults(name: str) -> None:
+    cfg = load_config(name, seed=0)
+    # A run that is to be made first, and data that is not on this machine, are not the config's fault.
+    faults = [f for f in validate_config(cfg, data_sets=False) if not f.path.endswith("init_from")]
+    assert not faults, "\n".join(map(str, faults))
+    absent = ("does not exist", "no data folder", "pip install")
+    faults = [f for f in validate_config(cfg) if not any(text in f.message for text in absent)]
     faults = [f for f in faults if not f.path.endswith("init_from")]
     assert not faults, "\n".join(map(str, faults))

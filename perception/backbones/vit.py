@@ -215,6 +215,12 @@ class ViT(Backbone):
             raise ConfigError([Fault("feature", feature, text, nearest(feature, known))])
         return self.depth - 1
 
+    def describe(self) -> dict[str, str]:
+        """Sizes that a dry run prints."""
+        rows, columns = self.grid
+        extra = f" + {self.prefix_tokens}" if self.prefix_tokens else ""
+        return {"tokens": f"{rows} x {columns}{extra} = {self.prefix_tokens + self.num_patches}"}
+
     def layer_count(self) -> int:
         """Embeddings 0, block k is k + 1, then the final norm and the head."""
         return self.depth + 2

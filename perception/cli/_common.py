@@ -65,13 +65,15 @@ def positive(text: str) -> int:
     return value
 
 
-def valid_config(name: str, overrides: Sequence[str], seed: int | None = None, training: bool = True) -> Config:
+def valid_config(
+    name: str, overrides: Sequence[str], seed: int | None = None, training: bool = True, data_sets: bool = True
+) -> Config:
     """Load a config and raise all of its faults at once."""
     from perception.config import load_config
     from perception.validation import require_valid
 
     cfg = load_config(name, overrides, seed)
-    require_valid(cfg, source=str(name), training=training)
+    require_valid(cfg, source=str(name), training=training, data_sets=data_sets)
     return cfg
 
 

@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     add_config_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed that {seed} and init_from are read for")
-    parser.add_argument("--dry-run", action="store_true", help="size the model, then run one batch forward and back")
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--no-data", action="store_true", help="do not look for the files of the data sets")
+    extent.add_argument("--dry-run", action="store_true", help="size the model, then run one batch forward and back")
     parser.add_argument(
         "--samples",
         type=positive,
@@ -34,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Validate, and size and try the model if asked to."""
     use_threads(args.threads)
-    cfg = valid_config(args.config, args.overrides, args.seed)
+    cfg = valid_config(args.config, args.overrides, args.seed, data_sets=not args.no_data)
     from perception.config import config_hash
 
     print(f"{args.config}: no faults (hash {config_hash(cfg)})")

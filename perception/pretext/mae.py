@@ -205,6 +205,12 @@ class MAE(Pretext):
             raise ValueError(f"MAE was attached for a grid of {self.grid} patches, not for images of {size} pixels")
         return vit
 
+    def describe(self) -> dict[str, str]:
+        """Sizes that a dry run prints, known once a backbone is attached."""
+        patches = self.grid[0] * self.grid[1]
+        kept = kept_patches(patches, self.mask_ratio)
+        return {"patches that the encoder sees": f"{kept} of {patches}"}
+
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config (with defaults filled in) that would stop it from being built or used."""
