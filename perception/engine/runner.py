@@ -187,7 +187,7 @@ class PerceptionRunner(Runner):
 
     @property
     def elapsed(self) -> float:
-        """Seconds spent on this run, earlier sessions of a resumed run included."""
+        """Seconds spent on training, earlier sessions of a resumed run included."""
         return self.elapsed_before + time.monotonic() - self.began
 
     @contextlib.contextmanager
@@ -267,6 +267,7 @@ class PerceptionRunner(Runner):
         if self._has_loaded:
             return
         self._has_loaded = True
+        self.began = time.monotonic()  # building is not training
         seed_all(self.seed + _RANK_STRIDE * self.rank)
         if self._resume:
             if self.last_checkpoint() is None:
