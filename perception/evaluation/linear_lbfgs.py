@@ -20,6 +20,7 @@ from perception.evaluation.protocol import Features, Outcome, Protocol, Splits, 
 from perception.registry import PROTOCOLS
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1)
+_ROWS = 65536
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Standardise:
     def of(cls, x: Tensor) -> Standardise:
         """Statistics of ``x`` ``(n, F)``, in float64; the deviation is divided by n."""
         mean = x.mean(0, dtype=torch.float64)
-        centred = x.double() - mean
-        std = centred.square().mean(0).sqrt()
+        # In pieces: a float64 copy of a million rows would not fit beside them.
+        std = (sum((part.double() - mean).square().sum(0) for part in x.split(_ROWS)) / len(x)).sqrt()
         # A column whose spread is rounding noise of its mean carries nothing and must not be blown up.
         flat = std <= 1e-7 * mean.abs() + 1e-12
         return cls(mean, torch.where(flat, torch.zeros_like(std), 1 / std.masked_fill(flat, 1.0)))
@@ -47,7 +48,10 @@ class Standardise:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Standardised ``x`` ``(m, F)``, in the type of ``x``."""
-        return ((x.double() - self.mean) * self.scale).to(x.dtype)
+        out = torch.empty_like(x)
+        for source, target in zip(x.split(_ROWS), out.split(_ROWS), strict=True):
+            target.copy_((source.double() - self.mean) * self.scale)
+        return out
 
 
 class LogisticRegression:

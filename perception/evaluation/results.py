@@ -68,7 +68,9 @@ def print_rows(rows: Sequence[Row], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    sources = list(dict.fromkeys(row["source"] for row in rows))
+    given = list(dict.fromkeys(row["source"] for row in rows))
+    sources = [name for name in ("trained", "untrained") if name in given]
+    sources += [name for name in given if name not in sources]
     several = any(row.get("seeds", 1) > 1 for row in rows)
     spread = "mean ± std over seeds" if several else "[95 % interval]"
     table = Table(title=f"{title}: % {spread}", title_justify="left", title_style="bold")
