@@ -116,6 +116,8 @@ def test_sigterm_saves_and_exits_143(tmp_path: Path, group: bool) -> None:
     assert "SIGTERM: stopped after step" in out and "Traceback" not in out
     step = state(tmp_path / "stopped")["meta"]["step"]
     assert step >= 7 and step % 2 == 0
+    if not group:
+        return  # what was saved does not depend on who else got the signal
     out = finish(tmp_path / "stopped", resume=True, **options)
     assert f"resumed from step_{step:08d}.pth" in out
     finish(tmp_path / "whole", **options)
