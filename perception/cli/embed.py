@@ -61,7 +61,8 @@ def data_config(text: str, run: str) -> dict[str, Any]:
 
     folder = Path(run)
     if text in SPLITS:
-        section = plain(load_config(folder)["evaluation"]) if (folder / "config.json").is_file() else {}
+        is_run = (folder / "config.json").is_file() or any(folder.glob("seed_*/config.json"))
+        section = plain(load_config(folder).get("evaluation") or {}) if is_run else {}
         if not section.get(text):
             raise ConfigError(f"--data {text}: {run} has no evaluation section with {text!r}; name a data set")
         cfg = section[text]
