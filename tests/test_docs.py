@@ -18,7 +18,15 @@ from perception.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 # guide -> (blocks that run, blocks that say why they do not)
-COUNTS: dict[str, tuple[int, int]] = {}
+COUNTS: dict[str, tuple[int, int]] = {
+    "README.md": (2, 2),
+    "docs/adding_a_method.md": (4, 0),
+    "docs/configs.md": (4, 0),
+    "docs/data.md": (5, 1),
+    "docs/evaluation.md": (3, 1),
+    "docs/getting_started.md": (6, 1),
+    "docs/scaling.md": (1, 3),
+}
 FENCE = re.compile(r"^(?P<marks>(?:<!--.*?-->\n)*)```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
