@@ -47,12 +47,13 @@ def test_a_zero_target_gives_one_and_no_gradient():
     assert (prediction.grad[1] != 0).any()
 
 
-def test_a_zero_prediction_gives_one_and_a_finite_gradient():
-    prediction = torch.zeros(1, 3, requires_grad=True)
-    loss = scaled_cosine_error(prediction, torch.ones(1, 3), 2.0)
+def test_a_zero_prediction_gives_one_and_the_gradient_of_the_formula():
+    prediction = torch.zeros(1, 4, requires_grad=True)
+    loss = scaled_cosine_error(prediction, torch.ones(1, 4), 2.0)
     loss.backward()
     assert loss.item() == 1.0
-    assert (prediction.grad == 0).all()
+    # d/dp (1 - <p, t> / (eps |t|))^2 at p = 0 is -2 t / (eps |t|), with |t| = 2.
+    torch.testing.assert_close(prediction.grad, torch.full((1, 4), -1e12))
 
 
 def test_gradient(rows):
