@@ -239,14 +239,15 @@ def _child(args: argparse.Namespace, base: Path, seed: int, jobs: int) -> _Child
 
 
 def _collect(base: Path, children: Sequence[_Child]) -> int:
-    values, failed = {}, []
+    summaries, failed = {}, []
     for child in children:
         path = base / f"seed_{child.seed}" / "summary.json"
         if child.code == 0 and path.is_file():
-            values[child.seed] = figures(_results_only(json.loads(path.read_text(encoding="utf-8"))))
+            summaries[child.seed] = _results_only(json.loads(path.read_text(encoding="utf-8")))
         else:
             failed.append(child)
-    if values:
+    if summaries:
+        values = {seed: figures(summary) for seed, summary in summaries.items()}
         table = aggregate(values)
         summary = {
             "seeds": list(values),
@@ -254,10 +255,10 @@ def _collect(base: Path, children: Sequence[_Child]) -> int:
             "figures": table,
         }
         (base / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        _print_many(base, table, list(values))
+        _print_many(base, summaries)
     if failed:
         lines = "\n".join(f"seed {c.seed} failed: {c.message()}" for c in failed)
-        done = f"\n{len(values)} of {len(children)} seeds finished." if values else ""
+        done = f"\n{len(summaries)} of {len(children)} seeds finished." if summaries else ""
         error = ConfigError if all(c.code == 2 for c in failed) else PerceptionError
         raise error(f"{lines}{done}")
     return 0
@@ -268,14 +269,22 @@ def _results_only(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {k: summary[k] for k in ("evaluation", "metrics", "losses") if summary.get(k)}
 
 
-def _print_many(base: Path, table: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]) -> None:
+def _print_many(base: Path, summaries: Mapping[int, Mapping[str, Any]]) -> None:
+    """Probes as one table with a column a source, everything else as one line a figure."""
+    from perception.evaluation.results import aggregate_rows, print_rows
+
+    judged = [summary["evaluation"] for summary in summaries.values() if "evaluation" in summary]
+    if judged:
+        print_rows(aggregate_rows(judged), f"{base}, {len(judged)} seeds")
+    others = {seed: {k: v for k, v in summary.items() if k != "evaluation"} for seed, summary in summaries.items()}
     rows = []
-    for name, row in table.items():
+    for name, row in aggregate({seed: figures(other) for seed, other in others.items()}).items():
         spread = f"{_show(name, row['mean'])} ± {_show(name, row['std'])}"
         interval = "-" if row["ci95"] is None else " to ".join(_show(name, v) for v in row["ci95"])
         rows.append((name, spread, interval, *(_show(name, v) for v in row["values"].values())))
-    title = f"{base}: {len(seeds)} seeds, shares in %"
-    print_table(title, ("figure", "mean ± std", "95 % interval", *(f"seed {s}" for s in seeds)), rows)
+    if rows:
+        title = f"{base}, {len(summaries)} seeds: shares in %"
+        print_table(title, ("figure", "mean ± std", "95 % interval", *(f"seed {s}" for s in summaries)), rows)
 
 
 def _show(name: str, value: float) -> str:
