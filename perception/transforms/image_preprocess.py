@@ -36,7 +36,7 @@ class ImagePreprocess(Preprocess):
             0.875 is the 256-to-224 test crop of ImageNet.
     """
 
-    size: tuple[int, int]
+    size: int | Sequence[int]
     bands: tuple[str, ...] = ("red", "green", "blue")
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
@@ -58,6 +58,12 @@ class ImagePreprocess(Preprocess):
         ]
         if faults:
             raise ConfigError(faults)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``size`` as (height, width)."""
+        rows, columns = self.size  # type: ignore[misc]  # a pair since __post_init__
+        return rows, columns
 
     def __call__(self, batch: Batch) -> Batch:
         """Normalise ``batch['image']``, uint8 (B, C, H, W), to float32 on its device.
@@ -88,7 +94,7 @@ class ImagePreprocess(Preprocess):
             raise DataError(
                 f"images of shape {tuple(images.shape)} do not fit (B, {len(self.bands)}, H, W), bands {self.bands}"
             )
-        if tuple(images.shape[-2:]) != self.size:
+        if tuple(images.shape[-2:]) != self.shape:
             raise DataError(
                 f"images of {tuple(images.shape[-2:])} pixels, but the Preprocess record says {self.size}: "
                 "give the data set size=, or pass single images through ImagePreprocess.prepare"
@@ -120,7 +126,7 @@ class ImagePreprocess(Preprocess):
                 f"an image of shape {np.shape(image)} does not fit (H, W, {len(self.bands)}) of the bands {self.bands}"
             )
         pixels = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
-        return fit(pixels, self.size, self.interpolation, self.crop_fraction).contiguous().numpy()
+        return fit(pixels, self.shape, self.interpolation, self.crop_fraction).contiguous().numpy()
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
