@@ -24,6 +24,7 @@ from perception.errors import ConfigError, Fault, nearest
 
 _NOT_IN_HASH = ("work_dir", "launcher", "resume", "experiment_name", "log_level", "randomness", "demo")
 _WORDS = {"true": True, "false": False, "null": None}
+_OPENERS = ("[", "{", "(", "dict(", "'", '"')  # what begins so is meant as a literal
 
 
 def config_root() -> Path:
@@ -117,7 +118,8 @@ def load_config(name_or_path: str | os.PathLike[str], overrides: Sequence[str] =
 
     Args:
         name_or_path: short name, path of a ``.py`` or ``.json`` file, or run folder.
-        overrides: ``key.path=value`` strings; values are python literals, else text. ``{seed}`` in them is replaced.
+        overrides: ``key.path=value`` strings; values are python literals (``dict(...)`` too), else text. ``{seed}``
+            in them is replaced.
         seed: seed of the run, where known.
 
     Raises:
@@ -200,7 +202,12 @@ def apply_overrides(cfg: dict[str, Any], overrides: Sequence[str], seed: int | N
         if not sign or not key.strip():
             faults.append(Fault("--set", override, "an override reads key.path=value"))
             continue
-        fault = _assign(cfg, key.strip(), _parse(text, seed))
+        try:
+            value = _parse(text, seed)
+        except ValueError as error:
+            faults.append(Fault(key.strip(), text, str(error)))
+            continue
+        fault = _assign(cfg, key.strip(), value)
         if fault is not None:
             faults.append(fault)
     if faults:
@@ -208,15 +215,47 @@ def apply_overrides(cfg: dict[str, Any], overrides: Sequence[str], seed: int | N
 
 
 def _parse(text: str, seed: int | None) -> Any:
+    """Value of an override: a word of JSON, a python literal, else the text itself.
+
+    Raises:
+        ValueError: it begins like a list, a dict or a quoted text and is none.
+    """
     text = text.strip()
     if seed is not None:  # before parsing: split_seed={seed} is a number
         text = text.replace("{seed}", str(seed))
     if text in _WORDS:
         return _WORDS[text]
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return literal(text)
+    except ValueError:
+        if text.startswith(_OPENERS) and not text.startswith("{seed}"):
+            raise
         return text
+
+
+def literal(text: str) -> Any:
+    """Value of a python literal, in which dicts may also be written ``dict(key=value)``, as in configs; runs nothing.
+
+    Raises:
+        ValueError: it is none; the message says why.
+    """
+    try:
+        return ast.literal_eval(_DictCalls().visit(ast.parse(text.strip(), mode="eval")))
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
+        why = error.msg if isinstance(error, SyntaxError) else str(error).partition(":")[0] or type(error).__name__
+        raise ValueError(f"not a python literal ({why}); names and calls have no value here") from error
+
+
+class _DictCalls(ast.NodeTransformer):
+    """``dict(a=1)`` -> ``{"a": 1}``."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        named = isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args
+        if not named or any(word.arg is None for word in node.keywords):
+            return node
+        keys: list[ast.expr | None] = [ast.Constant(word.arg) for word in node.keywords]
+        return ast.copy_location(ast.Dict(keys, [word.value for word in node.keywords]), node)
 
 
 def _assign(cfg: dict[str, Any], key: str, value: Any) -> Fault | None:

@@ -9,6 +9,7 @@ import pytest
 
 from perception import config as module
 from perception.config import (
+    _parse,
     apply_overrides,
     config_differences,
     config_hash,
@@ -135,6 +136,27 @@ def test_overrides_parse_literals_and_reach_into_lists(home: Path) -> None:
     assert cfg.train_cfg.max_epochs == 2
     assert cfg.model.backbone.depth is True
     assert cfg.experiment_name == "run 5"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[dict(type='EMAHook', decay=0.9)]", [{"type": "EMAHook", "decay": 0.9}]),
+        ("dict(a=dict(b=[1, (2, 3)]))", {"a": {"b": [1, (2, 3)]}}),
+        ("runs/{seed}", "runs/4"),
+        ("{seed}/x", "4/x"),
+        ("dictionary", "dictionary"),
+        ("-1e-3", -0.001),
+    ],
+)
+def test_dicts_may_be_written_as_in_configs(text: str, value: object) -> None:
+    assert _parse(text, seed=4) == value
+
+
+@pytest.mark.parametrize("text", ["[dict(type='EMAHook')", "{'a': 1", "[dict(**x)]", "dict(open('x'))", "(EMAHook)"])
+def test_half_a_literal_is_not_taken_for_text(home: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"custom_hooks = .*: not a python literal"):
+        load_config("area/child", [f"custom_hooks={text}"])
 
 
 def test_all_unknown_overrides_are_reported_at_once(home: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ def data_config(text: str, run: str) -> dict[str, Any]:
     Raises:
         ConfigError: not a data set, with the nearest names, or with all faults of its config.
     """
-    from perception.config import load_config, plain
+    from perception.config import literal, load_config, plain
     from perception.evaluation.run import SPLITS
     from perception.registry import DATASETS
     from perception.validation import require_valid
@@ -77,21 +76,11 @@ def data_config(text: str, run: str) -> dict[str, Any]:
             raise ConfigError(f"--data {text}: no data set of that name.{hint}")
         cfg = {"type": text}
     else:
-        cfg = _literal(text)
+        try:
+            cfg = literal(text)
+        except ValueError as error:
+            raise ConfigError(f"--data {text}: {error}") from error
+        if not isinstance(cfg, dict) or "type" not in cfg:
+            raise ConfigError(f"--data {text}: a data set config is a dict with the key 'type'")
     require_valid({"evaluation": {"all": cfg}}, source="--data", training=False)
     return cfg
-
-
-def _literal(text: str) -> dict[str, Any]:
-    """``{...}`` or ``dict(...)`` of literals; nothing is executed."""
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
-            found = {word.arg: ast.literal_eval(word.value) for word in node.keywords if word.arg is not None}
-        else:
-            found = ast.literal_eval(node)
-    except (ValueError, SyntaxError) as error:
-        raise ConfigError(f"--data {text}: not a python dict of plain values ({error})") from error
-    if not isinstance(found, dict) or "type" not in found:
-        raise ConfigError(f"--data {text}: a data set config is a dict with the key 'type'")
-    return found

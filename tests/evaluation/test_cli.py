@@ -120,7 +120,7 @@ def test_export_then_embed(runs, tmp_path, capsys):
     [
         ("ToyDatase", "Did you mean 'ToyDataset'"),
         ("dict(type='ToyDataset', spit='test')", "spit"),
-        ("dict(type=open('/etc/passwd'))", "plain values"),
+        ("dict(type=open('/etc/passwd'))", "not a python literal"),
         ("{'split': 'test'}", "the key 'type'"),
         ("all", "no evaluation section with 'all'"),
     ],
