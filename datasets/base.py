@@ -26,6 +26,7 @@ class SampleKey(int):
     epoch: int
 
     def __new__(cls, index: int, epoch: int = 0) -> SampleKey:
+        """A key for ``index``, drawn in ``epoch``."""
         key = super().__new__(cls, index)
         key.epoch = epoch
         return key

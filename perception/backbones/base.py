@@ -18,7 +18,7 @@ class Backbone(nn.Module):
 
     Three ways in, from raw to cooked:
 
-    * ``embed(batch)``: RAW batch -> pooled embedding ``(B, D)``; applies the Preprocess record. Probes and users call it.
+    * ``embed(batch)``: RAW batch -> pooled embedding ``(B, D)``; applies the Preprocess record. Probes, users call it.
     * ``encode(batch)``: preprocessed batch -> pooled embedding ``(B, D)``, with gradients. Tasks call it.
     * ``forward(x)``: the modality's own preprocessed tensor -> tuple of feature maps at ``out_indices``.
 

@@ -18,7 +18,7 @@ class Pretext(nn.Module):
     taken in ``attach``, which runs once, before the optimiser is built.
     """
 
-    def attach(self, backbone: Backbone) -> None:  # noqa: B027 - optional
+    def attach(self, backbone: Backbone) -> None:
         """Build what depends on the backbone (decoder widths, a teacher copy). Called once by the Pretrainer."""
 
     @abstractmethod
@@ -29,10 +29,10 @@ class Pretext(nn.Module):
             Scalars by name. Names that contain ``loss`` are balanced and minimised, the others are logged only.
         """
 
-    def before_step(self, step: int, total_steps: int) -> None:  # noqa: B027 - optional
+    def before_step(self, step: int, total_steps: int) -> None:
         """Set whatever follows a schedule (momentum, temperature). A pure function of ``step``: resume relies on it."""
 
-    def after_step(self, backbone: Backbone) -> None:  # noqa: B027 - optional
+    def after_step(self, backbone: Backbone) -> None:
         """Update what follows the backbone after the optimiser's step, such as an EMA teacher."""
 
     def pictures(self, backbone: Backbone, batch: Batch) -> dict[str, np.ndarray]:

@@ -21,6 +21,7 @@ class BatchPreprocessor(BaseDataPreprocessor):
         self.preprocess = preprocess
 
     def forward(self, data: Batch, training: bool = False) -> tuple[Batch]:  # type: ignore[override]
+        """RAW batch -> one-tuple of the preprocessed batch."""
         # A one-tuple: mmengine spreads dicts over keyword arguments and tuples over positional ones.
         return (self.preprocess(to_device(data, self.device)),)
 
@@ -47,6 +48,7 @@ class PerceptionModel(BaseModel):
         super().__init__(data_preprocessor=BatchPreprocessor(preprocess))
 
     def forward(self, batch: Batch, mode: str = "loss") -> dict[str, Tensor]:  # type: ignore[override]
+        """Losses (``mode='loss'``) or predictions (``mode='predict'``) of a preprocessed batch."""
         raise NotImplementedError
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:  # type: ignore[override]

@@ -28,6 +28,7 @@ class Compose(Transform):
         self.transforms = transforms
 
     def __call__(self, batch: Batch, random: SampleRandom) -> Batch:
+        """RAW batch -> RAW batch."""
         for transform in self.transforms:
             batch = transform(batch, random)
         return batch
