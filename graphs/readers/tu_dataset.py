@@ -207,10 +207,12 @@ def _from_geometric(name: str, folder: str) -> dict[str, np.ndarray]:
         return Geometric(folder, name, use_node_attr=True)
 
     data = fetch_geometric(f"TUDataset {name!r}", build)
-    store = data._data
-    node_ptr = data.slices["x"] if "x" in data.slices else torch.tensor([0, *data._data.num_nodes]).cumsum(0)
-    edge_ptr = data.slices["edge_index"]
-    node_ptr, edge_ptr = node_ptr.numpy().astype(np.int64), edge_ptr.numpy().astype(np.int64)
+    store, slices = data._data, data.slices
+    # Without node features there are no slices of them: torch_geometric then keeps a list of node counts.
+    node_ptr = slices["x"].numpy() if "x" in slices else np.cumsum([0, *store._num_nodes])
+    edge_ptr = slices["edge_index"].numpy()
+    # It leaves out graphs without edges at the end.
+    edge_ptr = np.pad(edge_ptr, (0, len(node_ptr) - len(edge_ptr)), mode="edge").astype(np.int64)
     shift = np.repeat(node_ptr[:-1], np.diff(edge_ptr))
     arrays = {
         "node_ptr": node_ptr,

@@ -120,6 +120,41 @@ def test_tu_features_are_attributes_then_tags_then_degrees_never_labels(tmp_path
         TUDataset("TOY", root=write_tu(tmp_path, x=x))
 
 
+def write_collection(folder, tags=False, attributes=False):
+    """The graphs of ``write_tu`` as the text files of the collection, where torch_geometric keeps its downloads."""
+    raw = folder / "TOY" / "raw"
+    raw.mkdir(parents=True)
+    files = {
+        "A": "1, 2\n2, 1\n2, 3\n3, 2\n3, 1\n1, 3\n4, 5\n5, 4",
+        "graph_indicator": "1\n1\n1\n2\n2\n3",
+        "graph_labels": "-1\n1\n1",
+    }
+    if tags:
+        files["node_labels"] = "1\n2\n1\n3\n1\n2"
+    if attributes:
+        files["node_attributes"] = "0.5\n1.5\n2.5\n3.5\n4.5\n5.5"
+    for name, text in files.items():
+        (raw / f"TOY_{name}.txt").write_text(text + "\n")
+    return str(folder)
+
+
+@pytest.mark.parametrize(("tags", "attributes"), [(False, False), (True, False), (True, True)])
+def test_a_download_gives_what_the_file_gives(tmp_path, tags, attributes):
+    root = write_collection(tmp_path / "downloads", tags, attributes)
+    (tmp_path / "files").mkdir()
+    changes = {} if tags else {"node_tag": np.zeros(6, dtype=np.int16)}
+    expected = TUDataset("TOY", root=write_tu(tmp_path / "files", **changes)).__getitems__([2, 0, 1])
+    batch = TUDataset("TOY", root=root, features="tags" if tags else "auto").__getitems__([2, 0, 1])
+    for key in ("x", "edge_index", "batch", "ptr"):
+        one, two = batch["graph"][key], expected["graph"][key]
+        if key == "edge_index":  # sorted differently
+            one, two = (torch.unique(edges, dim=1) for edges in (one, two))
+        assert torch.equal(one, two), key
+    assert torch.equal(batch["label"], expected["label"])
+    if attributes:
+        assert TUDataset("TOY", root=root)[1]["graph"].x.tolist() == [[3.5], [4.5]]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
