@@ -23,21 +23,21 @@ class Albumentations(Transform):
     """Operations of the albumentations package, one after the other, seeded per sample.
 
     Args:
-        transforms: ``dict(name=<operation>, <its arguments>)`` each, such as ``dict(name='GaussianBlur', p=0.5)``.
+        operations: ``dict(name=<operation>, <its arguments>)`` each, such as ``dict(name='GaussianBlur', p=0.5)``.
     """
 
-    def __init__(self, transforms: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, operations: Sequence[dict[str, Any]]) -> None:
         library = _library()
         built = []
-        for position, cfg in enumerate(transforms):
+        for position, cfg in enumerate(operations):
             arguments = dict(cfg)
             operation = getattr(library, str(arguments.pop("name", "")), None)
             if operation is None:
-                raise ConfigError([_unknown(f"transforms.{position}.name", cfg.get("name"))])
+                raise ConfigError([_unknown(f"operations.{position}.name", cfg.get("name"))])
             try:
                 built.append(operation(**arguments))
             except (TypeError, ValueError) as error:
-                raise ConfigError([Fault(f"transforms.{position}", dict(cfg), str(error))]) from error
+                raise ConfigError([Fault(f"operations.{position}", dict(cfg), str(error))]) from error
         self.pipeline = library.Compose(built)
 
     def __call__(self, batch: Batch, random: SampleRandom) -> Batch:
@@ -62,11 +62,11 @@ class Albumentations(Transform):
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config: operations that do not exist or refuse their arguments."""
         try:
-            cls(cfg["transforms"])
+            cls(cfg["operations"])
         except ConfigError as error:
             for fault in error.faults:
                 hint = f"; did you mean {' or '.join(fault.nearest)}?" if fault.nearest else ""
-                yield "transforms", f"{fault.value!r}: {fault.message}{hint}"
+                yield "operations", f"{fault.value!r}: {fault.message}{hint}"
 
 
 def _library() -> Any:

@@ -14,7 +14,7 @@ CONFIGS = [
     dict(type="RandomResizedCrop", size=(12, 10)),
     dict(type="RandomErasing", probability=0.5),
     dict(type="RandAugment"),
-    dict(type="Albumentations", transforms=[dict(name="RandomBrightnessContrast", p=0.9), dict(name="Transpose")]),
+    dict(type="Albumentations", operations=[dict(name="RandomBrightnessContrast", p=0.9), dict(name="Transpose")]),
 ]
 
 
@@ -118,10 +118,10 @@ def test_randaugment_has_the_fifteen_operations_and_all_change_images_within_bou
 
 def test_albumentations_faults_are_named():
     with pytest.raises(ConfigError, match="GaussianBlur"):
-        TRANSFORMS.build(dict(type="Albumentations", transforms=[dict(name="GausianBlur")]))
-    cfg = dict(transforms=[dict(name="GausianBlur")])
+        TRANSFORMS.build(dict(type="Albumentations", operations=[dict(name="GausianBlur")]))
+    cfg = dict(operations=[dict(name="GausianBlur")])
     assert "GaussianBlur" in next(iter(TRANSFORMS.get("Albumentations").check_config(cfg)))[1]
-    floats = TRANSFORMS.build(dict(type="Albumentations", transforms=[dict(name="Normalize")]))
+    floats = TRANSFORMS.build(dict(type="Albumentations", operations=[dict(name="Normalize")]))
     with pytest.raises(DataError, match="uint8"):
         apply(floats, [0])
 
