@@ -59,6 +59,13 @@ class Backbone(nn.Module):
         """Names of the pooled features that ``encode`` can give, the default first."""
         return ("pooled",)
 
+    @classmethod
+    def has_feature(cls, name: str) -> bool:
+        """Whether ``encode`` gives the feature ``name``. A choice ``block-k`` stands for block-0, block-1, ..."""
+        choices = cls.feature_choices()
+        families = tuple(choice[:-1] for choice in choices if choice.endswith("-k"))
+        return name in choices or bool(families and name.startswith(families) and name.rsplit("-", 1)[-1].isdigit())
+
     def raw_features(self, batch: Batch) -> Tensor:
         """Flattened input ``(B, F)`` of a preprocessed batch: the baseline that every probe prints beside ours."""
         return batch[self.modality].flatten(1)

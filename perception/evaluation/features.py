@@ -241,9 +241,8 @@ def embed_dataset(
 
 
 def _require_feature(backbone: Backbone, feature: str | None) -> None:
-    choices = backbone.feature_choices()
-    families = tuple(choice[:-1] for choice in choices if choice.endswith("-k"))  # block-k stands for block-0, ...
-    if feature is not None and feature not in choices and not (families and feature.startswith(families)):
+    if feature is not None and not backbone.has_feature(feature):
+        choices = backbone.feature_choices()
         raise EvaluationError(f"{type(backbone).__name__} has no feature {feature!r}; there are {', '.join(choices)}")
 
 

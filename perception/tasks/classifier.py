@@ -86,13 +86,10 @@ class Classifier(PerceptionModel):
             yield "norm", f"is none of {', '.join(map(repr, NORMS))} and None"
         backbone = cfg["backbone"]
         kind = BACKBONES.get(backbone["type"]) if isinstance(backbone, dict) and "type" in backbone else None
-        if cfg["feature"] is not None and kind is not None:
+        if cfg["feature"] is not None and kind is not None and not kind.has_feature(str(cfg["feature"])):
             choices = kind.feature_choices()
-            # ``block-k`` and its like stand for a family; the backbone checks the number itself.
-            families = tuple(c[:-1] for c in choices if c.endswith("-k"))
-            if cfg["feature"] not in choices and not (families and str(cfg["feature"]).startswith(families)):
-                hint = nearest(cfg["feature"], choices)
-                yield "feature", f"{kind.__name__} gives {', '.join(choices)}" + (f"; meant {hint[0]}?" if hint else "")
+            hint = nearest(cfg["feature"], choices)
+            yield "feature", f"{kind.__name__} gives {', '.join(choices)}" + (f"; meant {hint[0]}?" if hint else "")
 
     def train(self, mode: bool = True) -> Classifier:
         """Set the training mode; a frozen backbone stays in eval mode."""
