@@ -124,7 +124,8 @@ def mismatch(value: Any, hint: Any) -> str | None:
     if inspect.isclass(kind) and not isinstance(value, kind):
         # A number where an object or its config belongs, or a text where a tensor does.
         number = isinstance(value, (bool, int, float)) and kind.__name__ not in ("Tensor", "ndarray")
-        if number or (isinstance(value, str) and kind.__name__ in ("Tensor", "ndarray", "Generator", "Module")):
+        text = isinstance(value, str) and kind.__name__ in ("Tensor", "ndarray", "Generator", "Module")
+        if value is None or number or text:
             return describe(hint)
     return None
 
@@ -159,6 +160,8 @@ def argument_faults(path: str, given: dict[str, Any], target_name: str, signatur
             if not signature.open:
                 hint = nearest(name, signature.arguments)
                 faults.append(Fault(where, value, f"{target_name} takes no argument {name!r}", hint))
+            continue
+        if value is None and argument.default is None:  # annotated without None, as older code does
             continue
         expected = mismatch(value, argument.hint)
         if expected is not None:

@@ -17,6 +17,7 @@ from mmengine import registry as mm
 from perception import registry as reg
 from perception.config import plain
 from perception.errors import ConfigError, Fault, PerceptionError, nearest
+from perception.sections import SECTIONS, container_faults, evaluation_faults, section_faults
 from perception.signatures import MISSING, Signature, argument_faults, signature_of
 
 
@@ -24,18 +25,6 @@ def _keys(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_LOADER = _keys(
-    "batch_size num_workers dataset sampler batch_sampler collate_fn drop_last pin_memory persistent_workers "
-    "prefetch_factor timeout worker_init_fn multiprocessing_context num_batch_per_epoch"
-)
-_GROUPS: dict[str, frozenset[str]] = {
-    "train_dataloader": _LOADER,
-    "val_dataloader": _LOADER,
-    "test_dataloader": _LOADER,
-    "evaluation": _keys("train val test all protocols feature batch_size num_workers device"),
-    "env_cfg": _keys("cudnn_benchmark mp_cfg dist_cfg resource_limit"),
-    "randomness": _keys("seed diff_rank_seed deterministic"),
-}
 # Registry of a dict with a type, by its key, anywhere.
 _PLACES: dict[str, Any] = {
     "model": reg.MODELS,
@@ -44,9 +33,7 @@ _PLACES: dict[str, Any] = {
     "balance": reg.BALANCERS,
     "dataset": reg.DATASETS,
     "sampler": reg.DATA_SAMPLERS,
-    "batch_sampler": reg.DATA_SAMPLERS,
     "collate_fn": reg.FUNCTIONS,
-    "worker_init_fn": reg.FUNCTIONS,
     "optim_wrapper": reg.OPTIM_WRAPPERS,
     "optimizer": reg.OPTIMIZERS,
     "param_scheduler": reg.PARAM_SCHEDULERS,
@@ -84,8 +71,9 @@ _TAKEN: dict[str, tuple[str, ...]] = {
     "parameter scheduler": ("convert_to_iter_based",),
 }
 _DEFAULT_TYPES = {"optim_wrapper": "OptimWrapper", "val_cfg": "ValLoop", "test_cfg": "TestLoop"}
+_TEXT_TOO = frozenset({"balance"})  # 'sum'
 _OPTIONAL_TYPE = frozenset({"balance", "val_cfg", "test_cfg", "optim_wrapper"})
-TOP_KEYS = frozenset(_GROUPS) | _keys(
+TOP_KEYS = frozenset(SECTIONS) | _keys(
     "model train_cfg optim_wrapper param_scheduler val_cfg val_evaluator test_cfg test_evaluator default_hooks "
     "custom_hooks load_from resume launcher default_scope log_level visualizer experiment_name work_dir runner_type "
     "log_processor demo"
@@ -122,10 +110,12 @@ def validate_config(cfg: Any, training: bool = True, data_sets: bool = True) -> 
         for key in _REQUIRED_TOP:
             if key not in data:
                 faults.append(Fault(key, None, "a training run needs this top-level key"))
+        faults.extend(evaluation_faults(data, _find))
+    faults.extend(container_faults(data))
     if data.get("runner_type") and _find(reg.RUNNERS, data["runner_type"]) is None:
         faults.append(_unknown_type("runner_type", data["runner_type"], reg.RUNNERS))
     for key, value in data.items():
-        if key in TOP_KEYS:
+        if key in TOP_KEYS and key != "demo":  # what `perception demo` says about itself
             _walk((key,), value, faults)
     return faults
 
@@ -142,10 +132,10 @@ def registry_at(path: Path_) -> Any | None:
     keys = [p for p in path if not p.isdigit()]
     if not keys:
         return None
-    if len(keys) >= 2 and keys[-2] in _MEMBERS:
-        return _MEMBERS[keys[-2]]
+    if len(path) >= 2 and path[-2] in _MEMBERS:  # a named or numbered member, not what is inside one
+        return _MEMBERS[path[-2]]
     if keys[-1] in _MEMBERS:
-        return _MEMBERS[keys[-1]] if path[-1].isdigit() else None
+        return None
     if len(keys) == 2 and keys[0] == "evaluation" and keys[1] in _EVALUATION_SETS:
         return reg.DATASETS
     return _PLACES.get(keys[-1])
@@ -160,8 +150,8 @@ def legal_keys(path: Path_, node: Mapping[str, Any]) -> set[str] | None:
     """Keys that the dict at ``path`` may hold; None where that cannot be known."""
     if not path:
         return set(TOP_KEYS)
-    if len(path) == 1 and path[0] in _GROUPS:
-        return set(_GROUPS[path[0]])
+    if len(path) == 1 and path[0] in SECTIONS:
+        return set(signature_of(SECTIONS[path[0]]).arguments)
     registry = registry_at(path)
     name = node.get("type") or _DEFAULT_TYPES.get(path[-1])
     target = _find(registry, name) if registry is not None and name else None
@@ -181,14 +171,12 @@ def _walk(path: Path_, value: Any, faults: _Faults) -> Any:
     registry = registry_at(path)
     if "type" in value or (registry is not None and path[-1] in _DEFAULT_TYPES):
         return _typed(path, value, registry, faults)
-    if len(path) == 1 and path[0] in _GROUPS:
-        for key, v in value.items():
-            if key not in _GROUPS[path[0]]:
-                hint = nearest(key, _GROUPS[path[0]])
-                faults.append(Fault(f"{path[0]}.{key}", v, f"{path[0]} has no such key", hint))
-        value = {k: v for k, v in value.items() if k in _GROUPS[path[0]]}
-        if _GROUPS[path[0]] is _LOADER and "dataset" not in value:
-            faults.append(Fault(f"{path[0]}.dataset", None, "a data loader needs this key"))
+    if len(path) == 1 and path[0] in SECTIONS:
+        signature = signature_of(SECTIONS[path[0]])
+        faults.extend(section_faults(path[0], value))
+        value = {k: v for k, v in value.items() if f"{path[0]}.{k}" not in {fault.path for fault in faults}}
+        faults.extend(argument_faults(path[0], value, path[0], signature))
+        value = {k: v for k, v in value.items() if k in signature.arguments}
     elif registry is not None and path[-1] not in _OPTIONAL_TYPE:
         parts = list(value.values())
         if not (parts and all(isinstance(v, dict) and "type" in v for v in parts)):
@@ -205,8 +193,12 @@ def _check_scalar(path: Path_, value: Any, faults: _Faults) -> None:
             faults.append(Fault(".".join(path), value, "the path of a run, export or checkpoint"))
         elif not Path(value).expanduser().exists():
             faults.append(Fault(".".join(path), value, "no such file or folder", _nearest_paths(value)))
-    elif len(path) == 1 and path[0] in (*_GROUPS, *_PLACES) and value is not None:
+    elif value is not None and len(path) == 1 and path[0] in (*SECTIONS, *_PLACES):
         faults.append(Fault(path[0], value, "a dict belongs here"))
+    elif value is not None and path[-1] not in _TEXT_TOO and (registry := registry_at(path)) is not None:
+        where = ".".join(path)
+        if all(fault.path != where for fault in faults):  # the annotation may have told already
+            faults.append(Fault(where, value, f"the dict of a {registry.name} belongs here, with the key 'type'"))
 
 
 def _typed(path: Path_, node: dict[str, Any], registry: Any | None, faults: _Faults) -> dict[str, Any]:
@@ -264,6 +256,11 @@ def _asked(target: Any, where: str, filled: dict[str, Any]) -> Iterable[Fault]:
 def _optim_wrapper_faults(where: str, node: dict[str, Any]) -> Iterable[Fault]:
     if "optimizer" not in node:
         yield Fault(f"{where}.optimizer", None, "an optimiser wrapper needs this key")
+    optimizer = node.get("optimizer")
+    for key in ("lr", "weight_decay"):
+        value = optimizer.get(key) if isinstance(optimizer, dict) else None
+        if isinstance(value, (int, float)) and value < 0:
+            yield Fault(f"{where}.optimizer.{key}", value, "must not be negative")
     constructor = node.get("constructor")
     if constructor is not None and _find(reg.OPTIM_WRAPPER_CONSTRUCTORS, constructor) is None:
         yield _unknown_type(f"{where}.constructor", constructor, reg.OPTIM_WRAPPER_CONSTRUCTORS)

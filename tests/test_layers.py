@@ -13,7 +13,7 @@ ROOT = Path(perception.__file__).resolve().parent
 # Lowest first; layers on one line may import each other. The longest matching prefix decides.
 LAYERS = [
     ["errors", "registry", "checkpoint", "signatures", "", "losses", "layers"],
-    ["config", "validation"],
+    ["config", "sections", "validation"],
     ["transforms", "datasets", "graphs.readers"],
     ["backbones", "text", "graphs", "graphs.encoders"],
     ["exporting"],

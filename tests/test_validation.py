@@ -35,6 +35,14 @@ class DummyBackbone:
         if cfg["width"] % cfg["heads"]:
             yield "heads", f"does not divide width = {cfg['width']}"
 
+    @classmethod
+    def feature_choices(cls) -> tuple[str, ...]:
+        return ("pooled", "block-k")
+
+    @classmethod
+    def has_feature(cls, name: str) -> bool:
+        return name in ("pooled", "block-0")
+
 
 class DummyPretext:
     def __init__(self, ratio: float = 0.75, **kwargs: Any) -> None: ...
@@ -97,7 +105,7 @@ GOOD: dict[str, Any] = {
     },
     "val_evaluator": {"type": "DummyMetric"},
     "env_cfg": {"mp_cfg": {"mp_start_method": "fork"}},
-    "randomness": {"seed": 0},
+    "randomness": {"deterministic": True},
 }
 
 
@@ -146,7 +154,35 @@ def test_a_good_config_has_no_faults() -> None:
         ({"model__backbone__init_from": "no/run"}, "model.backbone.init_from", "no such file or folder"),
         ({"load_from": "no.pth"}, "load_from", "no such file or folder"),
         ({"train_dataloader__batchsize": 3}, "train_dataloader.batchsize", "Did you mean 'batch_size'"),
-        ({"train_dataloader__dataset": DELETE}, "train_dataloader.dataset", "needs this key"),
+        ({"train_dataloader__dataset": DELETE}, "train_dataloader.dataset", "needs this"),
+        ({"train_dataloader__dataset": "Dummy"}, "train_dataloader.dataset", "expects dict"),
+        ({"train_dataloader__batch_size": 0}, "train_dataloader.batch_size", "at least 1"),
+        ({"train_dataloader__batch_size": "abc"}, "train_dataloader.batch_size", "expects int"),
+        ({"train_dataloader__batch_size": 2.5}, "train_dataloader.batch_size", "expects int"),
+        ({"train_dataloader__num_workers": -1}, "train_dataloader.num_workers", "at least 0"),
+        ({"train_dataloader__drop_last": 3}, "train_dataloader.drop_last", "expects bool"),
+        ({"train_dataloader__sampler": "x"}, "train_dataloader.sampler", "expects dict"),
+        ({"train_dataloader__worker_init_fn": "f"}, "train_dataloader.worker_init_fn", "no argument"),
+        ({"model__backbone": "DummyBackbone"}, "model.backbone", "the dict of a backbone belongs here"),
+        ({"model__pretexts": {}}, "model.pretexts", "at least one pretext"),
+        ({"optim_wrapper__optimizer__lr": None}, "optim_wrapper.optimizer.lr", "expects float"),
+        ({"optim_wrapper__optimizer__lr": -1.0}, "optim_wrapper.optimizer.lr", "must not be negative"),
+        ({"custom_hooks": "EMAHook"}, "custom_hooks", "a list of hooks"),
+        ({"custom_hooks": {"type": "EMAHook"}}, "custom_hooks", "a list of hooks"),
+        ({"custom_hooks": ["EMAHook"]}, "custom_hooks.0", "the dict of a hook belongs here"),
+        ({"default_hooks": 3}, "default_hooks", "a mapping of names to hooks"),
+        (
+            {"custom_hooks": [{"type": "OnlineProbe", "protocol": {"type": "DumyProtocol"}}]},
+            "custom_hooks.0.protocol.type",
+            "Did you mean 'DummyProtocol'",
+        ),
+        ({"evaluation__train": "DummyDataset"}, "evaluation.train", "expects dict"),
+        ({"evaluation__batch_size": 0}, "evaluation.batch_size", "at least 1"),
+        ({"evaluation__device": "gpu"}, "evaluation.device", "not a device"),
+        ({"evaluation__feature": "poold"}, "evaluation.feature", "Did you mean 'pooled'"),
+        ({"evaluation__protocols": "knn"}, "evaluation.protocols", "expects dict"),
+        ({"evaluation__protocols": {}}, "evaluation.protocols", "at least one protocol"),
+        ({"evaluation__protocols__knn": {"type": "KNN"}}, "evaluation.test", "the protocol 'knn' needs this data set"),
         ({"train_dataloader__dataset__split": "val"}, "train_dataloader.dataset.split", "'train' or 'test'"),
         ({"train_dataloader__dataset__split": "test"}, "train_dataloader.dataset", "'test.npz' does not exist"),
         (
@@ -168,7 +204,8 @@ def test_a_good_config_has_no_faults() -> None:
         ({"evaluation__train__split": "x"}, "evaluation.train.split", "DummyDataset expects"),
         ({"evaluation__protocol": {}}, "evaluation.protocol", "Did you mean 'protocols'"),
         ({"val_evaluator__top": 1}, "val_evaluator.top", "Did you mean 'topk'"),
-        ({"randomness__sed": 1}, "randomness.sed", "Did you mean 'seed'"),
+        ({"randomness__seed": 1}, "randomness.seed", "given by --seed"),
+        ({"randomness__deterministc": 1}, "randomness.deterministc", "Did you mean 'deterministic'"),
         ({"model__balance": {"type": "Sums"}}, "model.balance.type", "Did you mean 'Sum'"),
         ({"runner_type": "PerceptionRuner"}, "runner_type", "no runner of that name"),
         ({"model": 3}, "model", "a dict belongs here"),
@@ -198,6 +235,16 @@ def test_all_faults_come_in_one_report() -> None:
 
 def test_open_signatures_accept_any_keyword() -> None:
     assert faults_with(model__pretexts__mae__anything=3) == {}
+
+
+def test_what_lies_in_a_member_is_not_a_member() -> None:
+    probe = {"type": "OnlineProbe", "protocol": {"type": "DummyProtocol"}}
+    blur = {"type": "Albumentations", "operations": [{"name": "GaussianBlur", "p": 0.5}]}
+    assert faults_with(custom_hooks=[probe], train_dataloader__dataset__transforms=[blur]) == {}
+
+
+def test_runner_settings_are_legal() -> None:
+    assert faults_with(env_cfg={"find_unused_parameters": True}) == {}
 
 
 def test_balance_by_weights_needs_no_type() -> None:

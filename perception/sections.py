@@ -1,0 +1,125 @@
+"""The sections of a config that no registered type describes: what they may hold, and whether it fits together.
+
+A section's keys are the parameters of a function here, so that they are checked as those of any type are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from perception.errors import Fault, nearest
+from perception.registry import BACKBONES, PROTOCOLS
+
+Typed = dict[str, Any]
+
+
+def _loader(
+    dataset: Typed,
+    batch_size: int = 1,
+    num_workers: int = 0,
+    sampler: Typed | None = None,
+    collate_fn: Typed | None = None,
+    drop_last: bool = False,
+    pin_memory: bool = False,
+    persistent_workers: bool = False,
+    prefetch_factor: int | None = None,
+    timeout: float = 0,
+    multiprocessing_context: str | None = None,
+) -> None:
+    """Arguments of ``torch.utils.data.DataLoader`` that a config may set."""
+
+
+def _evaluation(
+    train: Typed | None = None,
+    val: Typed | None = None,
+    test: Typed | None = None,
+    all: Typed | None = None,
+    protocols: dict[str, Typed] | None = None,
+    feature: str | None = None,
+    batch_size: int = 500,
+    num_workers: int = 0,
+    device: str | None = None,
+) -> None:
+    """See ``perception.evaluation.run.evaluate``."""
+
+
+def _env_cfg(
+    cudnn_benchmark: bool = False,
+    mp_cfg: dict[str, Any] | None = None,
+    dist_cfg: dict[str, Any] | None = None,
+    resource_limit: int = 4096,
+    find_unused_parameters: bool = False,
+) -> None:
+    """mmengine's, and whether parameters may be left out of a step on several ranks."""
+
+
+def _randomness(deterministic: bool = False) -> None:
+    """The seed is the command line's."""
+
+
+SECTIONS: dict[str, Callable[..., None]] = {
+    "train_dataloader": _loader,
+    "val_dataloader": _loader,
+    "test_dataloader": _loader,
+    "evaluation": _evaluation,
+    "env_cfg": _env_cfg,
+    "randomness": _randomness,
+}
+_AT_LEAST = {"batch_size": 1, "num_workers": 0, "prefetch_factor": 1, "timeout": 0}
+_CONTAINERS = {"custom_hooks": list, "default_hooks": dict}
+
+
+def section_faults(name: str, section: Mapping[str, Any]) -> Iterable[Fault]:
+    """Values of one section that are out of range."""
+    for key, least in _AT_LEAST.items():
+        value = section.get(key)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value < least:
+            yield Fault(f"{name}.{key}", value, f"must be at least {least}")
+    if name == "randomness" and "seed" in section:
+        yield Fault("randomness.seed", section["seed"], "the seed of a run is given by --seed, not by its config")
+
+
+def container_faults(cfg: Mapping[str, Any]) -> Iterable[Fault]:
+    """Hooks that do not come in the container that their key stands for."""
+    for key, kind in _CONTAINERS.items():
+        if cfg.get(key) is not None and not isinstance(cfg[key], kind):
+            shape = "a list of hooks" if kind is list else "a mapping of names to hooks"
+            yield Fault(key, cfg[key], f"{shape}, each a dict with the key 'type', belongs here")
+
+
+def evaluation_faults(cfg: Mapping[str, Any], find: Callable[[Any, Any], Any]) -> Iterable[Fault]:
+    """What would make the evaluation at the end of a training run fail, after all the work.
+
+    Args:
+        cfg: the whole config, plain.
+        find: (registry, type) -> class, None where there is none.
+    """
+    section = cfg.get("evaluation")
+    if not isinstance(section, dict) or not section:
+        return
+    protocols = section.get("protocols") or {}
+    if not protocols:
+        yield Fault(
+            "evaluation.protocols", protocols, "at least one protocol belongs here, such as knn=dict(type='KNN')"
+        )
+    for name, protocol in protocols.items() if isinstance(protocols, dict) else ():
+        kind = find(PROTOCOLS, protocol.get("type")) if isinstance(protocol, dict) else None
+        for split in getattr(kind, "needs", ()):
+            if not section.get(split):
+                yield Fault(f"evaluation.{split}", section.get(split), f"the protocol {name!r} needs this data set")
+    feature, model = section.get("feature"), cfg.get("model")
+    backbone = model.get("backbone") if isinstance(model, dict) else None
+    kind = find(BACKBONES, backbone.get("type")) if isinstance(backbone, dict) else None
+    if isinstance(feature, str) and kind is not None and not kind.has_feature(feature):
+        choices = kind.feature_choices()
+        yield Fault(
+            "evaluation.feature", feature, f"{kind.__name__} gives {', '.join(choices)}", nearest(feature, choices)
+        )
+    if isinstance(section.get("device"), str):
+        import torch
+
+        try:
+            torch.device(section["device"])
+        except RuntimeError:
+            yield Fault("evaluation.device", section["device"], "not a device, such as 'cpu', 'cuda' or 'cuda:1'")
