@@ -6,49 +6,19 @@ Needs `pip install ogb` and a download; one GPU of 24 GB or more, about an hour.
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.runtime import *
+    from .._base_.graphmae_nodes import *
 
-model = dict(
-    type="Pretrainer",
-    backbone=dict(
-        type="GAT",
-        in_dim=128,
-        num_hidden=1024,  # all heads together
-        num_layers=3,
-        num_heads=4,
-        in_drop=0.2,
-        attn_drop=0.1,
-        activation="prelu",
-        norm="layernorm",
-        residual=False,
-        level="node",
-        preprocess=dict(type="GraphPreprocess", scaling="zscore", self_loops=True),
-    ),
-    pretexts=dict(
-        graphmae=dict(
-            type="GraphMAE",
-            mask_ratio=0.5,
-            replace_rate=0.0,
-            drop_edge_rate=0.5,
-            loss="sce",
-            alpha=3,
-            decoder="gat",
-        )
-    ),
-)
+model.backbone.update(in_dim=128, num_hidden=1024, num_layers=3, num_heads=4, norm="layernorm")
+model.backbone.preprocess.update(scaling="zscore")
+model.pretexts.graphmae.update(mask_ratio=0.5, replace_rate=0.0, drop_edge_rate=0.5, alpha=3)
 
-train_dataloader = dict(batch_size=1, num_workers=0, dataset=dict(type="OGBNodes", name="ogbn-arxiv", split="all"))
-train_cfg = dict(type="TrainLoop", max_epochs=1000)  # one step an epoch: the whole graph
-optim_wrapper = dict(
-    type="AutocastOptimWrapper", dtype="float32", optimizer=dict(type="Adam", lr=0.001, weight_decay=0.0)
-)
-param_scheduler = dict(type="CosineWarmup", warmup_epochs=0, min_lr=0.0, by_step=False)
+train_dataloader.update(dataset=dict(type="OGBNodes", name="ogbn-arxiv", split="all"))
+train_cfg.update(max_epochs=1000)
+optim_wrapper.optimizer.update(lr=1e-3, weight_decay=0.0)
 
 evaluation = dict(
     train=dict(type="OGBNodes", name="ogbn-arxiv", split="train"),
     val=dict(type="OGBNodes", name="ogbn-arxiv", split="val"),
     test=dict(type="OGBNodes", name="ogbn-arxiv", split="test"),
-    protocols=dict(
-        linear=dict(type="LinearAdam", lr=0.01, weight_decay=0.0005, epochs=600),
-    ),
+    protocols=dict(linear=dict(type="LinearAdam", lr=0.01, weight_decay=5e-4, epochs=600)),
 )

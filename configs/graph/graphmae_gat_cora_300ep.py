@@ -8,4 +8,4 @@ from mmengine.config import read_base
 with read_base():
     from .graphmae_gat_cora import *
 
-train_cfg = dict(type="TrainLoop", max_epochs=300)  # one step an epoch: the whole graph
+train_cfg.update(max_epochs=300)

@@ -7,40 +7,11 @@ micro-F1) is not part of this library yet, so the run ends with the pre-trained 
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.runtime import *
+    from .._base_.graphmae_nodes import *
 
-model = dict(
-    type="Pretrainer",
-    backbone=dict(
-        type="GAT",
-        in_dim=50,
-        num_hidden=1024,  # all heads together
-        num_layers=3,
-        num_heads=4,
-        in_drop=0.2,
-        attn_drop=0.1,
-        activation="prelu",
-        norm="layernorm",
-        residual=True,
-        level="node",
-        preprocess=dict(type="GraphPreprocess", scaling="none", self_loops=True),
-    ),
-    pretexts=dict(
-        graphmae=dict(
-            type="GraphMAE",
-            mask_ratio=0.5,
-            replace_rate=0.1,
-            drop_edge_rate=0.0,
-            loss="sce",
-            alpha=3,
-            decoder="gat",
-        )
-    ),
-)
+model.backbone.update(in_dim=50, num_hidden=1024, num_layers=3, num_heads=4, norm="layernorm", residual=True)
+model.pretexts.graphmae.update(mask_ratio=0.5, replace_rate=0.1, alpha=3)
 
-train_dataloader = dict(batch_size=2, num_workers=0, dataset=dict(type="PPI", split="train"))
-train_cfg = dict(type="TrainLoop", max_epochs=1000)  # 10 steps an epoch
-optim_wrapper = dict(
-    type="AutocastOptimWrapper", dtype="float32", optimizer=dict(type="Adam", lr=0.0001, weight_decay=0.0)
-)
-param_scheduler = dict(type="CosineWarmup", warmup_epochs=0, min_lr=0.0, by_step=False)
+train_dataloader.update(batch_size=2, dataset=dict(type="PPI", split="train"))  # 10 steps an epoch
+train_cfg.update(max_epochs=1000)
+optim_wrapper.optimizer.update(lr=1e-4, weight_decay=0.0)

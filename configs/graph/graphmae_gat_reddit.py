@@ -7,49 +7,19 @@ hand. Downloads through torch_geometric; one GPU of 80 GB, hours. Not run here.
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.runtime import *
+    from .._base_.graphmae_nodes import *
 
-model = dict(
-    type="Pretrainer",
-    backbone=dict(
-        type="GAT",
-        in_dim=602,
-        num_hidden=512,  # all heads together
-        num_layers=4,
-        num_heads=2,
-        in_drop=0.2,
-        attn_drop=0.1,
-        activation="prelu",
-        norm="layernorm",
-        residual=True,
-        level="node",
-        preprocess=dict(type="GraphPreprocess", scaling="zscore", self_loops=True),
-    ),
-    pretexts=dict(
-        graphmae=dict(
-            type="GraphMAE",
-            mask_ratio=0.75,
-            replace_rate=0.15,
-            drop_edge_rate=0.5,
-            loss="sce",
-            alpha=3,
-            decoder="gat",
-        )
-    ),
-)
+model.backbone.update(in_dim=602, num_hidden=512, num_layers=4, num_heads=2, norm="layernorm", residual=True)
+model.backbone.preprocess.update(scaling="zscore")
+model.pretexts.graphmae.update(mask_ratio=0.75, replace_rate=0.15, drop_edge_rate=0.5, alpha=3)
 
-train_dataloader = dict(batch_size=1, num_workers=0, dataset=dict(type="Reddit", induced=True, split="all"))
-train_cfg = dict(type="TrainLoop", max_epochs=500)  # one step an epoch: the whole graph
-optim_wrapper = dict(
-    type="AutocastOptimWrapper", dtype="float32", optimizer=dict(type="Adam", lr=0.001, weight_decay=0.0002)
-)
-param_scheduler = dict(type="CosineWarmup", warmup_epochs=0, min_lr=0.0, by_step=False)
+train_dataloader.update(dataset=dict(type="Reddit", induced=True, split="all"))
+train_cfg.update(max_epochs=500)
+optim_wrapper.optimizer.update(lr=1e-3, weight_decay=2e-4)
 
 evaluation = dict(
     train=dict(type="Reddit", split="train"),
     val=dict(type="Reddit", split="val"),
     test=dict(type="Reddit", split="test"),
-    protocols=dict(
-        linear=dict(type="LinearAdam", lr=0.005, weight_decay=0.0, epochs=500),
-    ),
+    protocols=dict(linear=dict(type="LinearAdam", lr=0.005, weight_decay=0.0, epochs=500)),
 )

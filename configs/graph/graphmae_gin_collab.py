@@ -7,45 +7,14 @@ Not run here.
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.runtime import *
+    from .._base_.graphmae_graphs import *
 
-model = dict(
-    type="Pretrainer",
-    backbone=dict(
-        type="GIN",
-        in_dim=401,
-        num_hidden=256,
-        num_layers=2,
-        in_drop=0.2,
-        activation="relu",
-        norm="batchnorm",
-        level="graph",
-        pooling="max",
-        preprocess=dict(type="GraphPreprocess", scaling="none", self_loops=True),
-    ),
-    pretexts=dict(
-        graphmae=dict(
-            type="GraphMAE",
-            mask_ratio=0.75,
-            replace_rate=0.0,
-            loss="sce",
-            alpha=1,
-            decoder="gin",
-            decoder_norm="batchnorm",
-            decoder_activation="relu",
-        )
-    ),
-)
+model.backbone.update(in_dim=401, num_hidden=256, num_layers=2, activation="relu", pooling="max")
+model.pretexts.graphmae.update(mask_ratio=0.75, replace_rate=0.0, alpha=1, decoder_activation="relu")
 
-train_dataloader = dict(batch_size=32, num_workers=0, dataset=dict(type="TUDataset", name="COLLAB"))
-train_cfg = dict(type="TrainLoop", max_epochs=20)
-optim_wrapper = dict(
-    type="AutocastOptimWrapper", dtype="float32", optimizer=dict(type="Adam", lr=0.00015, weight_decay=0.0)
-)
+train_dataloader.update(batch_size=32, dataset=dict(type="TUDataset", name="COLLAB"))
+train_cfg.update(max_epochs=20)
+optim_wrapper.optimizer.update(lr=1.5e-4)
 param_scheduler = dict(type="CosineWarmup", warmup_epochs=0, min_lr=0.0, by_step=False)
 
-evaluation = dict(
-    all=dict(type="TUDataset", name="COLLAB"),
-    protocols=dict(svm=dict(type="SVMCrossValidation", folds=10)),
-    batch_size=256,
-)
+evaluation.update(all=dict(type="TUDataset", name="COLLAB"))

@@ -6,44 +6,13 @@ One CPU core: minutes a seed. Evaluation: RBF-SVM in 10 stratified folds.
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.runtime import *
+    from .._base_.graphmae_graphs import *
 
-model = dict(
-    type="Pretrainer",
-    backbone=dict(
-        type="GIN",
-        in_dim=136,
-        num_hidden=512,
-        num_layers=2,
-        in_drop=0.2,
-        activation="prelu",
-        norm="batchnorm",
-        level="graph",
-        pooling="mean",
-        preprocess=dict(type="GraphPreprocess", scaling="none", self_loops=True),
-    ),
-    pretexts=dict(
-        graphmae=dict(
-            type="GraphMAE",
-            mask_ratio=0.5,
-            replace_rate=0.0,
-            loss="sce",
-            alpha=1,
-            decoder="gin",
-            decoder_norm="batchnorm",
-            decoder_activation="prelu",
-        )
-    ),
-)
+model.backbone.update(in_dim=136, num_hidden=512, num_layers=2, pooling="mean")
+model.pretexts.graphmae.update(mask_ratio=0.5, replace_rate=0.0, alpha=1)
 
-train_dataloader = dict(batch_size=32, num_workers=0, dataset=dict(type="TUDataset", name="IMDB-BINARY"))
-train_cfg = dict(type="TrainLoop", max_epochs=60)
-optim_wrapper = dict(
-    type="AutocastOptimWrapper", dtype="float32", optimizer=dict(type="Adam", lr=0.00015, weight_decay=0.0)
-)
+train_dataloader.update(batch_size=32, dataset=dict(type="TUDataset", name="IMDB-BINARY"))
+train_cfg.update(max_epochs=60)
+optim_wrapper.optimizer.update(lr=1.5e-4)
 
-evaluation = dict(
-    all=dict(type="TUDataset", name="IMDB-BINARY"),
-    protocols=dict(svm=dict(type="SVMCrossValidation", folds=10)),
-    batch_size=256,
-)
+evaluation.update(all=dict(type="TUDataset", name="IMDB-BINARY"))

@@ -7,44 +7,13 @@ Others reproduce 86.5 %.
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.runtime import *
+    from .._base_.graphmae_graphs import *
 
-model = dict(
-    type="Pretrainer",
-    backbone=dict(
-        type="GIN",
-        in_dim=7,
-        num_hidden=32,
-        num_layers=5,
-        in_drop=0.2,
-        activation="prelu",
-        norm="batchnorm",
-        level="graph",
-        pooling="sum",
-        preprocess=dict(type="GraphPreprocess", scaling="none", self_loops=True),
-    ),
-    pretexts=dict(
-        graphmae=dict(
-            type="GraphMAE",
-            mask_ratio=0.75,
-            replace_rate=0.1,
-            loss="sce",
-            alpha=2,
-            decoder="gin",
-            decoder_norm="batchnorm",
-            decoder_activation="prelu",
-        )
-    ),
-)
+model.backbone.update(in_dim=7, num_hidden=32, num_layers=5, pooling="sum")
+model.pretexts.graphmae.update(mask_ratio=0.75, replace_rate=0.1, alpha=2)
 
-train_dataloader = dict(batch_size=64, num_workers=0, dataset=dict(type="TUDataset", name="MUTAG"))
-train_cfg = dict(type="TrainLoop", max_epochs=20)
-optim_wrapper = dict(
-    type="AutocastOptimWrapper", dtype="float32", optimizer=dict(type="Adam", lr=0.0005, weight_decay=0.0)
-)
+train_dataloader.update(batch_size=64, dataset=dict(type="TUDataset", name="MUTAG"))
+train_cfg.update(max_epochs=20)
+optim_wrapper.optimizer.update(lr=5e-4)
 
-evaluation = dict(
-    all=dict(type="TUDataset", name="MUTAG"),
-    protocols=dict(svm=dict(type="SVMCrossValidation", folds=10)),
-    batch_size=256,
-)
+evaluation.update(all=dict(type="TUDataset", name="MUTAG"))

@@ -7,45 +7,14 @@ Mean pooling: the reference's file asks for sum under a key that its code does n
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.runtime import *
+    from .._base_.graphmae_graphs import *
 
-model = dict(
-    type="Pretrainer",
-    backbone=dict(
-        type="GIN",
-        in_dim=37,
-        num_hidden=512,
-        num_layers=2,
-        in_drop=0.2,
-        activation="prelu",
-        norm="batchnorm",
-        level="graph",
-        pooling="mean",
-        preprocess=dict(type="GraphPreprocess", scaling="none", self_loops=True),
-    ),
-    pretexts=dict(
-        graphmae=dict(
-            type="GraphMAE",
-            mask_ratio=0.25,
-            replace_rate=0.1,
-            loss="sce",
-            alpha=2,
-            decoder="gin",
-            decoder_norm="batchnorm",
-            decoder_activation="prelu",
-        )
-    ),
-)
+model.backbone.update(in_dim=37, num_hidden=512, num_layers=2, pooling="mean")
+model.pretexts.graphmae.update(mask_ratio=0.25, replace_rate=0.1, alpha=2)
 
-train_dataloader = dict(batch_size=16, num_workers=0, dataset=dict(type="TUDataset", name="NCI1"))
-train_cfg = dict(type="TrainLoop", max_epochs=300)
-optim_wrapper = dict(
-    type="AutocastOptimWrapper", dtype="float32", optimizer=dict(type="Adam", lr=0.001, weight_decay=0.0)
-)
+train_dataloader.update(batch_size=16, dataset=dict(type="TUDataset", name="NCI1"))
+train_cfg.update(max_epochs=300)
+optim_wrapper.optimizer.update(lr=1e-3)
 param_scheduler = dict(type="CosineWarmup", warmup_epochs=0, min_lr=0.0, by_step=False)
 
-evaluation = dict(
-    all=dict(type="TUDataset", name="NCI1"),
-    protocols=dict(svm=dict(type="SVMCrossValidation", folds=10)),
-    batch_size=256,
-)
+evaluation.update(all=dict(type="TUDataset", name="NCI1"))
