@@ -110,6 +110,8 @@ def validate_config(cfg: Any, training: bool = True, data_sets: bool = True) -> 
         for key in _REQUIRED_TOP:
             if key not in data:
                 faults.append(Fault(key, None, "a training run needs this top-level key"))
+        if isinstance(data.get("model"), dict) and data["model"].get("pretexts") == {}:
+            faults.append(Fault("model.pretexts", {}, "a training run needs at least one pretext, else it has no loss"))
         faults.extend(evaluation_faults(data, _find))
     faults.extend(container_faults(data))
     if data.get("runner_type") and _find(reg.RUNNERS, data["runner_type"]) is None:

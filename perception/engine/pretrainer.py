@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -42,12 +41,6 @@ class Pretrainer(PerceptionModel):
             pretext.attach(self.backbone)
             self.pretexts[name] = pretext
         self.balancer = build_balancer(balance)
-
-    @classmethod
-    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
-        """Something to train with."""
-        if not cfg["pretexts"]:
-            yield "pretexts", "at least one pretext belongs here, else there is no loss"
 
     def forward(self, batch: Batch, mode: str = "loss") -> dict[str, Tensor]:  # type: ignore[override]
         """Losses of every pretext on a preprocessed batch."""
