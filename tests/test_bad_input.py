@@ -140,8 +140,8 @@ def checkpoint_of(run: Path) -> Path:
 
 
 def test_checkpoint_of_another_architecture(fails, trained):
-    message = fails(*train(TUNING, f"model.backbone.init_from={trained}", "model.backbone.depth=5"), code=1)
-    assert "blocks.4.attn.qkv.weight" in message and str(trained) in message
+    message = fails(*train(TUNING, f"model.backbone.init_from={trained}", "model.backbone.depth=4"), code=1)
+    assert "blocks.3.attn.qkv.weight" in message and str(trained) in message
 
 
 def test_checkpoint_of_another_width(fails, trained):
