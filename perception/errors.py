@@ -58,6 +58,13 @@ class ConfigError(PerceptionError):
         super().__init__(text)
 
 
+def not_among(value: object, choices: Iterable[object]) -> str:
+    """Message about a ``value`` that is none of ``choices``: all of them, and the one that looks most like it."""
+    names = [str(choice) for choice in choices]
+    near = nearest(str(value), names, 1)
+    return f"not one of {', '.join(names)}" + (f"; nearest is {near[0]!r}" if near else "")
+
+
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> tuple[str, ...]:
     """The ``count`` choices that look most like ``name``, best first; matching ignores case."""
     by_fold = {choice.lower(): choice for choice in choices}

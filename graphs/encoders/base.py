@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from perception.backbones.base import Backbone
-from perception.errors import ConfigError, DataError, Fault, nearest
+from perception.errors import ConfigError, DataError, Fault, nearest, not_among
 from perception.layers.adjacency import Adjacency
 from perception.layers.node_features import NodeFeatures
 from perception.transforms.preprocess import Batch, Preprocess
@@ -136,8 +136,7 @@ class GraphBackbone(Backbone):
         ):
             value = cfg.get(key)
             if value is not None and value not in choices:
-                hint = nearest(str(value), choices, 1)
-                faults.append((key, f"not one of {', '.join(choices)}" + (f"; nearest is {hint[0]!r}" if hint else "")))
+                faults.append((key, not_among(value, choices)))
         heads, width = cfg.get("num_heads"), cfg.get("num_hidden")
         if isinstance(heads, int) and isinstance(width, int) and (heads < 1 or width % heads):
             faults.append(("num_heads", f"{heads} heads do not divide num_hidden = {width}"))

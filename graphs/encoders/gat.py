@@ -53,6 +53,8 @@ class GATLayer(nn.Module):
         residual: bool = False,
     ) -> None:
         super().__init__()
+        if out_dim % num_heads:
+            raise ValueError(f"num_heads = {num_heads} does not divide out_dim = {out_dim}")
         self.num_heads = num_heads
         self.head_dim = out_dim // num_heads
         self.in_dim, self.out_dim = in_dim, out_dim

@@ -61,6 +61,8 @@ class GINLayer(nn.Module):
 
     def forward(self, x: NodeFeatures | Tensor, adjacency: Adjacency, rows: Tensor | None = None) -> Tensor:
         """Outputs (N, out_dim), or (R, out_dim) of the nodes ``rows`` (R,)."""
+        if rows is not None and isinstance(self.norm1, nn.BatchNorm1d):  # its statistics are those of all nodes
+            return self(x, adjacency).index_select(0, rows)
         if rows is not None:
             adjacency = adjacency.restrict(rows)
         if isinstance(x, NodeFeatures) and (x.is_sparse or self.in_dim > self.fc1.out_features) and not self.residual:

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perception.backbones.base import Backbone
-from perception.errors import ConfigError, DataError, Fault, nearest
+from perception.errors import ConfigError, DataError, Fault, not_among
 from perception.graphs.encoders.base import ACTIVATIONS, NORMS, GraphBackbone, graph_adjacency
 from perception.graphs.pretexts.decoders import DECODERS, GRAPH_DECODERS, build_decoder
 from perception.graphs.pretexts.masking import NodeMask, draw_node_mask
@@ -88,10 +88,7 @@ class GraphMAE(Pretext):
     ) -> None:
         super().__init__()
         given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
-        faults = [
-            Fault(f"model.pretexts.*.{key}", given[key], message, nearest(str(given[key]), DECODERS))
-            for key, message in self.check_config(given)
-        ]
+        faults = [Fault(f"model.pretexts.*.{key}", given[key], message) for key, message in self.check_config(given)]
         if faults:
             raise ConfigError(faults)
         self.mask_ratio, self.replace_rate, self.drop_edge_rate = mask_ratio, replace_rate, drop_edge_rate
@@ -115,8 +112,11 @@ class GraphMAE(Pretext):
             faults.append(("momentum", "must lie in [0, 1]"))
         if cfg["alpha"] < 1:
             faults.append(("alpha", "must be at least 1"))
-        if cfg["num_remasks"] < 1:
-            faults.append(("num_remasks", "must be at least 1"))
+        if cfg["latent_weight"] < 0:
+            faults.append(("latent_weight", "must not be negative"))
+        for key in ("num_remasks", "num_out_heads", "latent_hidden"):
+            if cfg[key] < 1:
+                faults.append((key, "must be at least 1"))
         for key, choices in (
             ("loss", ("sce", "mse")),
             ("decoder", DECODERS),
@@ -125,7 +125,7 @@ class GraphMAE(Pretext):
             ("decoder_activation", (None, *ACTIVATIONS)),
         ):
             if cfg[key] not in choices:
-                faults.append((key, f"not one of {', '.join(str(c) for c in choices)}"))
+                faults.append((key, not_among(cfg[key], choices)))
         return faults
 
     def attach(self, backbone: Backbone) -> None:
@@ -133,6 +133,9 @@ class GraphMAE(Pretext):
         if not isinstance(backbone, GraphBackbone):
             kind = type(backbone).__name__
             raise ConfigError([Fault("model.backbone.type", kind, "GraphMAE needs a graph encoder (GAT, GIN, GCN)")])
+        if self.decoder_kind == "gat" and backbone.in_dim % self.num_out_heads:
+            text = f"does not divide the {backbone.in_dim} features that the decoder reconstructs"
+            raise ConfigError([Fault("model.pretexts.*.num_out_heads", self.num_out_heads, text)])
         hidden = backbone.embed_dims
         layers = backbone.num_layers if self.concat_hidden else 1
         self.mask_token = nn.Parameter(torch.zeros(1, backbone.in_dim))

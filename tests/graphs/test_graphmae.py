@@ -96,6 +96,44 @@ def test_losses_equal_the_method_written_out(sparse, concat_hidden):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["gin", "gcn"])
+def test_losses_of_gin_and_gcn_equal_the_methods_written_out(kind):
+    """All nodes pass the batch norms in training, also those whose outputs no loss reads."""
+    graph, mask = random_graph(), some_mask()
+    x, dense = graph.x, dense_adjacency(graph)
+    settings = {"norm": "batchnorm", "in_drop": 0.0}
+    encoder = (GIN if kind == "gin" else GCN)(6, 8, 2, **settings)
+    backbone, pretext = make(encoder, decoder=kind, decoder_norm="batchnorm" if kind == "gin" else None)
+    torch.nn.init.normal_(pretext.mask_token)
+    into, out_of = dense.sum(1, keepdim=True).sqrt(), dense.sum(0).unsqueeze(1).sqrt()
+
+    def normalise(h, norm):
+        return (h - h.mean(0)) / (h.var(0, correction=0) + 1e-5).sqrt() * norm.weight + norm.bias
+
+    def layer(h, part, end):
+        if kind == "gcn":
+            h = (dense @ (h / out_of) @ part.fc.weight.t() + part.fc.bias) / into
+        else:
+            h = normalise((h + dense @ h) @ part.fc1.weight.t() + part.fc1.bias, part.norm1)
+            h = torch.where(h > 0, h, part.activation1.weight * h) @ part.fc2.weight.t() + part.fc2.bias
+        if not end:
+            return h
+        h = normalise(h, part.norm)
+        return torch.where(h > 0, h, part.activation.weight * h)
+
+    hidden = x.clone()
+    hidden[8] = x[15]
+    hidden[mask.token] = pretext.mask_token.expand(8, -1)
+    for part in backbone.layers:
+        hidden = layer(hidden, part, end=True)
+    codes = (hidden @ pretext.encoder_to_decoder.weight.t()) * (torch.arange(20) >= 10).unsqueeze(1)
+    found = layer(codes, pretext.decoder, end=False)[:10]
+    cosine = (found * x[:10]).sum(1) / (found.norm(dim=1).clamp_min(1e-12) * x[:10].norm(dim=1))
+    expected = (1 - cosine).square().mean()
+    loss = pretext.losses(backbone, x, graph.adjacency, mask)["loss_reconstruction"]
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_features_of_a_token_node_matter_only_as_target():
     graph, mask = random_graph(), some_mask()
     backbone, pretext = make()
@@ -263,6 +301,8 @@ def test_faults_are_named_before_anything_is_built():
         GraphMAE(decoder="gatt")
     with pytest.raises(ConfigError, match="alpha"):
         GraphMAE(alpha=0.5)
+    with pytest.raises(ConfigError, match=r"num_out_heads = 4: does not divide the 6 features"):
+        make(num_out_heads=4)
     with pytest.raises(DataError, match="hides none"):
         backbone, pretext = make(mask_ratio=0.01)
         pretext(backbone, {"graph": preprocessed(raw_graph(5, edges=5))})
