@@ -71,6 +71,8 @@ class OGBNodes(NodeDataset):
 class Reddit(NodeDataset):
     """Reddit posts: 232,965 nodes, 602 features, 41 communities, 114 million directed edges.
 
+    Every column of the features is standardised with the statistics of all nodes, for the induced subgraph too.
+
     Args:
         split: ``'train'``, ``'val'``, ``'test'`` or ``'all'``.
         induced: only the subgraph of the training nodes, for inductive pre-training.
@@ -98,16 +100,20 @@ class Reddit(NodeDataset):
 
         data = fetch_geometric("Reddit", build)
         mask = geometric_splits(data, split)
+        mean = data.x.mean(0, dtype=torch.float64).float()
+        x = data.x - mean
+        std = x.square().mean(0, dtype=torch.float64).sqrt().float()
+        x /= torch.where(std > 0, std, torch.ones_like(std))
         if induced:
             from torch_geometric.utils import subgraph
 
             edge_index, _ = subgraph(data.train_mask, data.edge_index, relabel_nodes=True)
             rows = data.train_mask
             label = check_labels("Reddit", data.y[rows].numpy(), int(rows.sum()), len(self.classes))
-            self._set(data.x[rows], edge_index.numpy(), label, mask[rows.numpy()])
+            self._set(x[rows], edge_index.numpy(), label, mask[rows.numpy()])
             return
         label = check_labels("Reddit", data.y.numpy(), data.num_nodes, len(self.classes))
-        self._set(data.x, check_edges("Reddit", data.edge_index.numpy(), data.num_nodes), label, mask)
+        self._set(x, check_edges("Reddit", data.edge_index.numpy(), data.num_nodes), label, mask)
 
 
 @DATASETS.register_module()
