@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from perception.datasets.base import Dataset
-from perception.errors import ConfigError, DataError, Fault, nearest
+from perception.errors import ConfigError, DataError, Fault, nearest, not_among
 from perception.layers.adjacency import csr
 from perception.transforms.base import Transform
 from perception.transforms.preprocess import Batch
@@ -168,7 +168,7 @@ class GraphDataset(Dataset):
         """Faults of a config as (key, message), with the files looked for on disk."""
         faults = []
         if cfg.get("split", "train") not in SPLITS:
-            faults.append(("split", f"not one of {', '.join(SPLITS)}"))
+            faults.append(("split", not_among(cfg["split"], SPLITS)))
         if (
             cfg.get("root") is not None
             and not cfg.get("download", False)

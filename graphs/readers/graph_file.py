@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from perception.datasets.base import load_arrays
-from perception.errors import DataError
+from perception.errors import DataError, not_among
 from perception.graphs.readers.base import (
     SPLITS,
     NodeDataset,
@@ -72,7 +72,7 @@ class GraphFile(NodeDataset):
         """Faults of a config as (key, message)."""
         faults = []
         if cfg.get("split", "all") not in SPLITS:
-            faults.append(("split", f"not one of {', '.join(SPLITS)}"))
+            faults.append(("split", not_among(cfg["split"], SPLITS)))
         if cfg.get("path") is not None and not Path(cfg["path"]).expanduser().is_file():
             faults.append(("path", "this file does not exist"))
         return faults

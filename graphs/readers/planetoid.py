@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from perception.datasets.base import load_arrays
-from perception.errors import ConfigError, Fault, nearest
+from perception.errors import ConfigError, Fault, nearest, not_among
 from perception.graphs.readers.base import (
     NodeDataset,
     check_edges,
@@ -96,9 +96,9 @@ class Planetoid(NodeDataset):
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> list[tuple[str, str]]:
         """Faults of a config as (key, message)."""
-        if str(cfg.get("name", "cora")).lower() not in _CLASSES:
-            return [("name", f"not one of {', '.join(_CLASSES)}")]
-        return super().check_config(cfg)
+        faults = super().check_config(cfg)
+        name = str(cfg.get("name", "cora")).lower()
+        return faults if name in _CLASSES else [("name", not_among(name, _CLASSES)), *faults]
 
     @classmethod
     def file_name(cls, cfg: dict[str, Any]) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from perception.datasets.base import load_arrays
-from perception.errors import ConfigError, DataError, Fault
+from perception.errors import ConfigError, DataError, Fault, not_among
 from perception.graphs.readers.base import (
     GraphDataset,
     check_edges,
@@ -127,7 +127,7 @@ class TUDataset(GraphDataset):
         """Faults of a config as (key, message)."""
         faults = super().check_config(cfg)
         if cfg.get("features", "auto") not in FEATURES:
-            faults.append(("features", f"not one of {', '.join(FEATURES)}"))
+            faults.append(("features", not_among(cfg["features"], FEATURES)))
         fold = cfg.get("fold")
         if fold is not None and not 0 <= fold < 10:
             faults.append(("fold", "there are 10 folds, 0 to 9"))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from perception.errors import ConfigError, DataError, Fault, nearest
+from perception.errors import ConfigError, DataError, Fault, not_among
 from perception.layers.adjacency import Adjacency, csr
 from perception.registry import PREPROCESSES
 from perception.transforms.preprocess import Batch, Preprocess
@@ -83,7 +83,7 @@ class GraphPreprocess(Preprocess):
 
     def __post_init__(self) -> None:
         faults = [
-            Fault(f"preprocess.{key}", getattr(self, key), message, nearest(str(getattr(self, key)), _SCALINGS))
+            Fault(f"preprocess.{key}", getattr(self, key), message)
             for key, message in self.check_config({name: getattr(self, name) for name in self.field_names()})
         ]
         if faults:
@@ -103,7 +103,7 @@ class GraphPreprocess(Preprocess):
         """Faults of a config as (key, message)."""
         faults = []
         if cfg.get("scaling", "none") not in _SCALINGS:
-            faults.append(("scaling", f"not one of {', '.join(map(repr, _SCALINGS))}"))
+            faults.append(("scaling", not_among(cfg["scaling"], _SCALINGS)))
         mean, std = cfg.get("mean"), cfg.get("std")
         if (mean is None) != (std is None):
             faults.append(("std", "mean and std are given together or not at all"))

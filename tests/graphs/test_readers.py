@@ -10,6 +10,7 @@ from perception.graphs.readers.amazon_actor import Actor, Amazon
 from perception.graphs.readers.base import sparse_if_worth
 from perception.graphs.readers.digits_graph import DigitsGraph
 from perception.graphs.readers.graph_file import GraphFile
+from perception.graphs.readers.large_graphs import Reddit
 from perception.graphs.readers.planetoid import Planetoid
 from perception.graphs.readers.tu_dataset import TUDataset
 from perception.registry import DATASETS
@@ -86,7 +87,8 @@ def test_missing_and_unknown_planetoid(tmp_path):
         Planetoid("pubmet")
     assert dict(Planetoid.check_config({"name": "cora", "root": str(tmp_path), "download": False}))["root"]
     assert dict(Planetoid.check_config({"name": "core"}))["name"]
-    assert dict(Planetoid.check_config({"name": "cora", "split": "trian"}))["split"]
+    both = dict(Planetoid.check_config({"name": "core", "split": "trian"}))
+    assert "nearest is 'cora'" in both["name"] and "nearest is 'train'" in both["split"]
     write_planetoid(tmp_path)
     assert not Planetoid.check_config({"name": "cora", "root": str(tmp_path), "download": False})
 
@@ -194,6 +196,28 @@ def test_folds_divide_the_set(tmp_path):
     assert [len(p) for p in parts] == [32, 4, 4]
     assert sorted(np.concatenate([p.graphs for p in parts]).tolist()) == list(range(count))
     assert parts[2].label[parts[2].graphs].sum() == 2  # stratified
+
+
+@pytest.fixture
+def reddit(monkeypatch):
+    """Five posts, the first three for training, where the download would be."""
+    from torch_geometric.data import Data
+
+    edges = torch.tensor([[0, 1, 1, 3, 3, 4], [1, 0, 3, 1, 4, 3]])
+    x = torch.tensor([[1.0, 7.0], [3.0, 7.0], [5.0, 7.0], [7.0, 7.0], [9.0, 7.0]])
+    part = torch.tensor([0, 0, 0, 1, 2])
+    masks = {f"{name}_mask": part == code for code, name in enumerate(("train", "val", "test"))}
+    data = Data(x=x, edge_index=edges, y=torch.tensor([0, 40, 2, 3, 4]), **masks)
+    monkeypatch.setattr("torch_geometric.datasets.Reddit", lambda folder: [data])
+
+
+def test_reddit_is_standardised_with_all_nodes_and_cut_to_the_training_ones(reddit):
+    whole, cut = Reddit("test")[0], Reddit("train", induced=True)[0]
+    scaled = torch.tensor([[-4.0, 0.0], [-2.0, 0.0], [0.0, 0.0], [2.0, 0.0], [4.0, 0.0]]) / 8**0.5
+    torch.testing.assert_close(whole["graph"].x, scaled)
+    torch.testing.assert_close(cut["graph"].x, scaled[:3])
+    assert whole["mask"].tolist() == [False] * 4 + [True] and cut["mask"].all()
+    assert cut["graph"].edge_index.tolist() == [[0, 1], [1, 0]] and cut["label"].tolist() == [0, 40, 2]
 
 
 def test_digits_need_no_file_and_no_label_makes_an_edge():
