@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from perception.errors import DataError
-from perception.layers.adjacency import Adjacency
+from perception.layers.adjacency import Adjacency, _products_in_chunks, _sampled_products
 
 
 @pytest.fixture
@@ -62,6 +62,15 @@ def test_gradients(graph, shared):
     assert torch.autograd.gradcheck(
         lambda v: adjacency.restrict(rows).aggregate(v, torch.ones(3, 2, dtype=torch.float64)), (values,)
     )
+
+
+@pytest.mark.parametrize("numbers", [1, 9, 10**6])  # an edge, three edges, or all edges at a time
+def test_products_sampled_at_edges_in_chunks(graph, numbers):
+    _, adjacency = graph
+    left, right = torch.randn(5, 3), torch.randn(5, 3)
+    found = _products_in_chunks(adjacency, left, right, numbers)
+    torch.testing.assert_close(found, (left @ right.t())[adjacency.target, adjacency.source])
+    torch.testing.assert_close(found, _sampled_products(adjacency, left, right, (5, 5)))
 
 
 def test_softmax_sums_to_one_over_incoming_edges_and_survives_large_logits(graph):
