@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +242,8 @@ def _asked(target: Any, where: str, filled: dict[str, Any]) -> Iterable[Fault]:
         answers = list(check(dict(filled)))
     except ConfigError as error:
         if error.faults:
-            yield from error.faults
+            for fault in error.faults:  # a shared check may know an argument's name, but not its place in the config
+                yield replace(fault, path=f"{where}.{fault.path}") if fault.path in filled else fault
         else:
             yield Fault(where, filled["type"], str(error))
         return

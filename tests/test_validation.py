@@ -220,6 +220,12 @@ def test_every_fault_names_its_path(changes: dict[str, Any], path: str, said: st
     assert len(found) == 1, found
 
 
+def test_a_fault_of_a_shared_check_gets_its_place() -> None:
+    cfg = load_config("image/mae_vit-tiny_digits", ["train_dataloader.dataset.split=trian"])
+    (fault,) = validate_config(cfg)
+    assert (fault.path, fault.nearest[0]) == ("train_dataloader.dataset.split", "train")
+
+
 def test_all_faults_come_in_one_report() -> None:
     changes = {
         "model__backbone__width": "x",
