@@ -1,0 +1,1 @@
+"""What a backbone is fine-tuned into."""
