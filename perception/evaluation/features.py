@@ -86,7 +86,7 @@ def extract(
     _require_feature(backbone, feature)
     device = _device_of(backbone)
     parts: dict[str, list[Tensor]] = {}
-    labels, positions = [], []
+    labels, positions, seen = [], [], 0
     for batch in _batches(dataset, batch_size, num_workers):
         if "label" not in batch:
             raise EvaluationError(f"{type(dataset).__name__} gives no labels, so it cannot be evaluated on")
@@ -94,15 +94,16 @@ def extract(
         found = {"backbone": backbone.embed(batch, feature)} if embed else {}
         if baselines:
             found |= backbone.baselines(backbone.preprocess(batch))
-        label = torch.as_tensor(batch["label"]).reshape(-1).cpu()
-        index = torch.arange(len(label)) if "mask" in batch else torch.as_tensor(batch["index"]).reshape(-1).cpu()
+        label = _labels(batch["label"])
+        index = _positions(batch, len(label), seen)
+        seen += len(label)
         rows = batch["mask"].reshape(-1).cpu().nonzero().squeeze(1) if "mask" in batch else slice(None)
         for name, value in found.items():
             parts.setdefault(name, []).append(value.float().cpu()[rows])
-        labels.append(label[rows].long())
+        labels.append(label[rows])
         positions.append(index[rows].long())
     y, index = torch.cat(labels), torch.cat(positions)
-    known = y >= 0
+    known = (y >= 0) if y.ndim == 1 else (y >= 0).all(1)
     result = {}
     for name, pieces in parts.items():
         x = torch.cat(pieces)[known]
@@ -124,6 +125,21 @@ def _batches(dataset: Any, batch_size: int, num_workers: int) -> Iterator[dict[s
         generator=torch.Generator().manual_seed(0),
     )
     yield from loader
+
+
+def _labels(value: Any) -> Tensor:
+    """``(n,)`` int64 class ids, or ``(n, C)`` float32 where a sample can have several labels."""
+    label = torch.as_tensor(value).cpu()
+    return label.float() if label.ndim == 2 and label.shape[1] > 1 else label.reshape(-1).long()
+
+
+def _positions(batch: Mapping[str, Any], count: int, seen: int) -> Tensor:
+    """``(count,)`` int64 positions of a batch's rows: the samples' own, or those of nodes, counted through all batches.
+
+    An item of a node-level data set is all nodes of a graph; its index says nothing of them.
+    """
+    own = torch.as_tensor(batch["index"]).reshape(-1).cpu() if "index" in batch and "mask" not in batch else ()
+    return own.long() if isinstance(own, Tensor) and len(own) == count else torch.arange(seen, seen + count)
 
 
 def cache_key(backbone: Backbone, dataset: Any, description: Mapping[str, Any]) -> str:
@@ -214,22 +230,19 @@ def embed_dataset(
     """Embeddings of all samples, labelled or not.
 
     Returns:
-        ``features (n, D)`` float32, ``labels (n,)`` int64 with -1 for unknown, ``index (n,)`` int64, and for nodes of
-        a graph ``mask (n,)`` bool, those of the split.
+        ``features (n, D)`` float32, ``labels`` int64 with -1 for unknown, ``(n,)`` or of several labels ``(n, C)``,
+        ``index (n,)`` int64, and for nodes of a graph ``mask (n,)`` bool, those of the split.
     """
     _require_feature(backbone, feature)
     device = _device_of(backbone)
-    features, labels, positions, masks = [], [], [], []
+    features, labels, positions, masks, seen = [], [], [], [], 0
     for batch in _batches(dataset, batch_size, 0):
         values = backbone.embed(to_device(batch, device), feature).cpu()
         count = len(values)
         features.append(values)
-        labels.append(
-            torch.as_tensor(batch["label"]).reshape(-1).cpu() if "label" in batch else torch.full((count,), -1)
-        )
-        # One item of a node-level graph is all of its nodes; its index says nothing of them.
-        own = "index" in batch and len(torch.as_tensor(batch["index"]).reshape(-1)) == count and "mask" not in batch
-        positions.append(torch.as_tensor(batch["index"]).reshape(-1).cpu() if own else torch.arange(count))
+        labels.append(_labels(batch["label"]) if "label" in batch else torch.full((count,), -1))
+        positions.append(_positions(batch, count, seen))
+        seen += count
         if "mask" in batch:
             masks.append(batch["mask"].reshape(-1).cpu())
     arrays = {

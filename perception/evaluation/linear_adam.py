@@ -1,8 +1,9 @@
-"""The node probe of GraphMAE: one linear layer trained full batch with Adam on the nodes of the training split.
+"""The node probes of GraphMAE: one linear layer trained full batch with Adam on the nodes of the training split.
 
 "GraphMAE: Self-Supervised Masked Graph Autoencoders", Hou et al., 2022. Each run gives two figures: ``final``, the test
 accuracy after the last epoch, which is the value here, and ``early_stopping``, the test accuracy at the LAST epoch that
-reaches the best validation accuracy.
+reaches the best validation accuracy. Where a node has several labels, binary cross-entropy takes the place of the
+cross-entropy and micro-F1 that of the accuracy.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from perception.evaluation.linear_sgd import RECIPES, build_head
-from perception.evaluation.protocol import Outcome, Protocol, Splits, accuracy, positive
+from perception.evaluation.protocol import Outcome, Protocol, Splits, accuracy, micro_f1, positive
 from perception.registry import PROTOCOLS
 
 
@@ -28,6 +29,9 @@ class LinearAdam(Protocol):
         epochs: full-batch steps.
     """
 
+    metric = "accuracy"
+    multi_label = False
+
     def __init__(self, lr: float = 0.01, weight_decay: float = 1e-4, epochs: int = 300) -> None:
         self.lr, self.weight_decay, self.epochs = lr, weight_decay, epochs
 
@@ -37,28 +41,73 @@ class LinearAdam(Protocol):
         yield from positive(cfg, "lr", "epochs")
 
     def run(self, data: Splits, seed: int) -> list[Outcome]:
-        """Final accuracy on the test split, with the early-stopping figure if there is a validation split."""
-        train, test = data.need("train", "LinearAdam"), data.need("test", "LinearAdam")
-        val = data.val if data.val is not None and len(data.val) else None
+        """Final figure on the test split, with the early-stopping figure if there is a validation split."""
+        name = type(self).__name__
+        train, test = (data.need(split, name, self.multi_label) for split in ("train", "test"))
+        val = data.need("val", name, self.multi_label) if data.val is not None and len(data.val) else None
         generator = torch.Generator().manual_seed(seed)
-        head = build_head(RECIPES["small"], train.x.shape[1], data.classes(), generator).to(train.x.device)
+        head = build_head(RECIPES["small"], train.x.shape[1], self.outputs(data), generator).to(train.x.device)
         optimiser = torch.optim.Adam(head.parameters(), self.lr, weight_decay=self.weight_decay)
         best, best_epoch, stopped = -1.0, 0, 0.0
         for epoch in range(1, self.epochs + 1):
             with torch.enable_grad():
-                loss = nn.functional.cross_entropy(head(train.x), train.y)
+                loss = self.loss(head(train.x), train.y)
                 optimiser.zero_grad()
                 loss.backward()
             optimiser.step()
             if val is not None:
                 with torch.no_grad():
-                    score = accuracy(head(val.x).argmax(1), val.y)
+                    score = self.score(head(val.x), val.y)
                     if score >= best:  # >=: the last of equals, as the paper's code does
-                        best, best_epoch, stopped = score, epoch, accuracy(head(test.x).argmax(1), test.y)
+                        best, best_epoch, stopped = score, epoch, self.score(head(test.x), test.y)
         with torch.no_grad():
-            value = accuracy(head(test.x).argmax(1), test.y)
+            value = self.score(head(test.x), test.y)
         settings = {"lr": self.lr, "weight_decay": self.weight_decay, "epochs": self.epochs}
         if val is None:
-            return [Outcome("accuracy", value, len(test), settings=settings)]
-        chosen = {"early_stopping_epoch": best_epoch, "val_accuracy": best}
-        return [Outcome("accuracy", value, len(test), chosen, {"early_stopping": stopped}, settings)]
+            return [Outcome(self.metric, value, len(test), settings=settings, proportion=not self.multi_label)]
+        chosen = {"early_stopping_epoch": best_epoch, f"val_{self.metric}": best}
+        extras = {"early_stopping": stopped}
+        return [Outcome(self.metric, value, len(test), chosen, extras, settings, proportion=not self.multi_label)]
+
+    def outputs(self, data: Splits) -> int:
+        """Width C of the linear layer."""
+        return data.classes()
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What is minimised, of ``logits (n, C)`` and ``labels (n,)``."""
+        return nn.functional.cross_entropy(logits, labels)
+
+    def score(self, logits: Tensor, labels: Tensor) -> float:
+        """The figure, of ``logits (n, C)`` and ``labels (n,)``."""
+        return accuracy(logits.argmax(1), labels)
+
+
+@PROTOCOLS.register_module()
+class MultiLabelAdam(LinearAdam):
+    """Micro-F1 of a linear layer on samples with any number of labels each, as PPI's nodes have.
+
+    ``labels (n, C)`` are 0 and 1; a label is predicted where its probability is above one half.
+
+    Args:
+        lr: learning rate.
+        weight_decay: L2 penalty, as ``torch.optim.Adam`` applies it.
+        epochs: full-batch steps.
+    """
+
+    metric = "micro_f1"
+    multi_label = True
+
+    def __init__(self, lr: float = 0.005, weight_decay: float = 0.0, epochs: int = 2000) -> None:
+        super().__init__(lr, weight_decay, epochs)
+
+    def outputs(self, data: Splits) -> int:
+        """Number C of labels."""
+        return data.need("train", type(self).__name__, multi_label=True).y.shape[1]
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean binary cross-entropy of ``logits (n, C)`` and ``labels (n, C)``."""
+        return nn.functional.binary_cross_entropy_with_logits(logits, labels)
+
+    def score(self, logits: Tensor, labels: Tensor) -> float:
+        """Micro-F1 of ``logits (n, C)`` and ``labels (n, C)``."""
+        return micro_f1(logits > 0, labels > 0.5)

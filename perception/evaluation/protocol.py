@@ -30,7 +30,7 @@ class Features:
 
     Attributes:
         x: ``(n, F)`` float32.
-        y: ``(n,)`` int64 class ids, all >= 0.
+        y: ``(n,)`` int64 class ids, all >= 0; where a sample can have several labels, ``(n, C)`` float32 of 0 and 1.
         index: ``(n,)`` int64 positions of the rows in the data set.
         unlabelled: number of rows left out because they have no label.
     """
@@ -76,13 +76,20 @@ class Splits:
     test: Features | None = None
     all: Features | None = None
 
-    def need(self, name: str, why: str) -> Features:
-        """The split ``name``, or an error that says which protocol needs it and what for."""
+    def need(self, name: str, why: str, multi_label: bool = False) -> Features:
+        """The split ``name``, with one class a sample or with ``multi_label`` any number of labels.
+
+        Raises:
+            EvaluationError: there is none such; the message says which protocol needs it and what for.
+        """
         found: Features | None = getattr(self, name)
         if found is None:
             raise EvaluationError(f"{why} needs evaluation.{name}, which the config does not give")
         if len(found) == 0:
             raise EvaluationError(f"{why} needs labelled samples in evaluation.{name}; it has none")
+        if (found.y.ndim == 2) != multi_label:
+            other = "one class a sample" if multi_label else "several labels a sample; MultiLabelAdam judges those"
+            raise EvaluationError(f"{why} does not fit evaluation.{name}, which has {other}")
         return found
 
     def classes(self) -> int:
@@ -158,6 +165,15 @@ def as_list(value: Any) -> list[Any]:
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
     """Share of equal entries, which for single-label data is the micro-F1 as well."""
     return float((predicted == labels).double().mean())
+
+
+def micro_f1(predicted: Tensor, labels: Tensor) -> float:
+    """F1 over all entries of ``predicted (n, C)`` and ``labels (n, C)``, both bool: ``2 TP / (2 TP + FP + FN)``.
+
+    0 where nothing is predicted and nothing is true.
+    """
+    hits, told, true = (int(mask.sum()) for mask in (predicted & labels, predicted, labels))
+    return 2 * hits / (told + true) if told + true else 0.0
 
 
 def choose(candidates: Sequence[T], score: Callable[[T], float]) -> tuple[T, list[float]]:
