@@ -6,6 +6,7 @@ import collections.abc
 import inspect
 import types
 import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -79,6 +80,14 @@ def _own(function: Any, skip_self: bool) -> Signature:
             required = parameter.default is MISSING
             arguments[parameter.name] = Argument(parameter.default, hints.get(parameter.name, Any), required)
     return Signature(arguments, accepts_any)
+
+
+def at_least(cfg: Mapping[str, Any], least: float, *keys: str) -> Iterable[tuple[str, str]]:
+    """Faults, for a ``check_config``, of the ``keys`` whose value is a number below ``least``."""
+    for key in keys:
+        value = cfg.get(key)
+        if isinstance(value, (int, float)) and value < least:
+            yield key, f"must be at least {least}, got {value}"
 
 
 def mismatch(value: Any, hint: Any) -> str | None:

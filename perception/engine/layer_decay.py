@@ -51,6 +51,10 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
         bare: Any = model.module if is_model_wrapper(model) else model
         optimizer_cfg = dict(self.optimizer_cfg)
         wrapper_cfg = {"type": "AutocastOptimWrapper", **self.optim_wrapper_cfg}
+        if "lr" not in optimizer_cfg:
+            raise ConfigError(
+                [Fault("optim_wrapper.optimizer.lr", None, "layer-wise decay scales it: give it a value")]
+            )
         optimizer_cfg["params"] = self.groups(bare, optimizer_cfg["lr"], optimizer_cfg.get("weight_decay", 0.0))
         optimizer = OPTIMIZERS.build(optimizer_cfg)
         return OPTIM_WRAPPERS.build(wrapper_cfg, default_args={"optimizer": optimizer})

@@ -18,6 +18,7 @@ from perception.engine.distributed import gather
 from perception.engine.sampler import ResumableSampler
 from perception.errors import ConfigError, Fault
 from perception.registry import LOOPS
+from perception.signatures import at_least
 
 
 @LOOPS.register_module()
@@ -79,9 +80,7 @@ class TrainLoop(BaseLoop):
         """One length, and numbers that are at least 1."""
         if (cfg.get("max_epochs") is None) == (cfg.get("max_iters") is None):
             yield "max_epochs", "give one of max_epochs and max_iters"
-        for key in ("max_epochs", "max_iters", "val_interval"):
-            if isinstance(cfg.get(key), int) and cfg[key] < 1:
-                yield key, f"must be at least 1, got {cfg[key]}"
+        yield from at_least(cfg, 1, "max_epochs", "max_iters", "val_interval")
 
     @property
     def max_epochs(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
@@ -13,7 +14,9 @@ from torch.optim import Optimizer
 
 from perception.errors import ConfigError, Fault, nearest
 from perception.registry import OPTIM_WRAPPERS
+from perception.signatures import at_least
 
+_CLIPPING = frozenset(inspect.signature(nn.utils.clip_grad_norm_).parameters) - {"parameters"}
 _DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -58,10 +61,15 @@ class AutocastOptimWrapper(OptimWrapper):
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
-        """At least one batch per update."""
-        count = cfg.get("accumulative_counts")
-        if isinstance(count, int) and count < 1:
-            yield "accumulative_counts", f"must be at least 1, got {count}"
+        """At least one batch per update, and a bound of the gradients that torch knows."""
+        yield from at_least(cfg, 1, "accumulative_counts")
+        clip = cfg.get("clip_grad")
+        if isinstance(clip, (int, float)) and clip <= 0:
+            yield "clip_grad", f"must be positive, got {clip}"
+        elif isinstance(clip, dict):
+            for key in sorted(set(clip) - _CLIPPING - {"type"}):  # validation looks at types
+                near = nearest(key, _CLIPPING)
+                yield f"clip_grad.{key}", f"not one of {sorted(_CLIPPING)}" + (f"; meant {near[0]!r}?" if near else "")
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:

@@ -14,6 +14,7 @@ from perception.errors import ConfigError
 from perception.evaluation.features import build_dataset, extract
 from perception.evaluation.protocol import Protocol, Splits
 from perception.registry import HOOKS, PROTOCOLS
+from perception.signatures import at_least
 
 
 @HOOKS.register_module()
@@ -52,9 +53,7 @@ class OnlineProbe(Hook):
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """A positive interval."""
-        for key in ("interval", "max_samples"):
-            if isinstance(cfg.get(key), int) and cfg[key] < 1:
-                yield key, f"must be at least 1, got {cfg[key]}"
+        return at_least(cfg, 1, "interval", "max_samples")
 
     def before_train(self, runner: Any) -> None:
         """Build the data sets, so that a fault shows before the first step."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from mmengine.dist import get_dist_info
@@ -12,8 +12,20 @@ from mmengine.hooks import Hook
 
 from perception.checkpoint import POINTER, list_checkpoints, write_text
 from perception.engine.distributed import agree
-from perception.errors import ConfigError, Fault
+from perception.errors import ConfigError, Fault, TrainingError, nearest
 from perception.registry import HOOKS
+
+
+def require_monitored(place: str, name: str, metrics: Mapping[str, float]) -> None:
+    """Raise if ``name`` was meant to be one of the validation ``metrics`` and is none.
+
+    What other hooks log has names such as ``probe/knn`` and is not known beforehand.
+    """
+    groups = {metric.split("/")[0] for metric in metrics}
+    if name not in metrics and ("/" not in name or nearest(name.split("/")[0], groups)):
+        near = nearest(name, metrics)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise TrainingError(f"{place} = {name!r}: validation gives {sorted(metrics)}{hint}")
 
 
 @HOOKS.register_module()
@@ -79,6 +91,8 @@ class SafeCheckpointHook(Hook):
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Look for a new best."""
+        if self.save_best:
+            require_monitored("default_hooks.checkpoint.save_best", self.save_best, metrics or {})
         self._compare(metrics or {})
 
     def on_scalars(self, runner: Any, values: dict[str, float]) -> None:

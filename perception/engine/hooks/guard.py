@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import torch
@@ -9,6 +10,7 @@ from mmengine.hooks import Hook
 
 from perception.errors import TrainingError
 from perception.registry import HOOKS
+from perception.signatures import at_least
 
 
 @HOOKS.register_module()
@@ -29,6 +31,11 @@ class NonFiniteGuard(Hook):
         self.interval = interval
         self._bad: torch.Tensor | None = None
         self._looked_at = 0
+
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        """A positive interval."""
+        return at_least(cfg, 1, "interval")
 
     def before_train(self, runner: Any) -> None:
         """Tell the optimiser wrapper what its parameters are called."""

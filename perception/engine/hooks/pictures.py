@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from perception.engine.console import say
 from perception.engine.randomness import isolated_rng
 from perception.errors import PerceptionError
 from perception.registry import HOOKS
+from perception.signatures import at_least
 
 
 @HOOKS.register_module()
@@ -33,6 +35,11 @@ class PicturesHook(Hook):
     def __init__(self, interval: int | None = None, count: int = 8) -> None:
         self.interval = interval
         self.count = count
+
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        """A positive interval, and something to show."""
+        return at_least(cfg, 1, "interval", "count")
 
     def after_train_epoch(self, runner: Any) -> None:
         """Pictures on the way."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,6 +14,7 @@ from perception.checkpoint import write_text
 from perception.engine.meter import Window
 from perception.errors import PerceptionError
 from perception.registry import HOOKS
+from perception.signatures import at_least
 
 _FLUSH_SECONDS = 5.0
 
@@ -44,6 +46,11 @@ class ScalarsHook(Hook):
         self._flushed_at = 0.0
         self._board: Any = None
         self._run: Any = None
+
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        """A positive interval."""
+        return at_least(cfg, 1, "interval")
 
     def before_train(self, runner: Any) -> None:
         """Open the file, without what the run is about to do again."""
@@ -122,12 +129,13 @@ class ScalarsHook(Hook):
             self._run.finish()
 
     def state_dict(self) -> dict[str, Any]:
-        """The open window."""
-        return self.window.state_dict()
+        """The open window, and the last line's losses for the summary of a run that is resumed at its end."""
+        return {"window": self.window.state_dict(), "last_losses": dict(self.last_losses)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of ``state_dict``."""
-        self.window.load_state_dict(state)
+        self.window.load_state_dict(state.get("window", state))  # older checkpoints hold the bare window
+        self.last_losses = dict(state.get("last_losses", {}))
 
 
 def drop_lines_beyond(path: Path, step: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -13,9 +14,10 @@ from mmengine.hooks import Hook
 
 from perception.engine.console import say
 from perception.engine.distributed import agree
-from perception.engine.hooks.checkpoint import SafeCheckpointHook
-from perception.errors import ConfigError, Fault, TrainingError, nearest
+from perception.engine.hooks.checkpoint import SafeCheckpointHook, require_monitored
+from perception.errors import ConfigError, Fault
 from perception.registry import HOOKS
+from perception.signatures import at_least
 
 
 @HOOKS.register_module()
@@ -43,6 +45,11 @@ class EarlyStopping(Hook):
         self.best: float | None = None
         self.waited = 0
 
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        """Nothing negative."""
+        return at_least(cfg, 0, "patience", "min_delta")
+
     def before_train(self, runner: Any) -> None:
         """A run that had stopped stays stopped when it is resumed."""
         if self.waited > self.patience:
@@ -50,12 +57,7 @@ class EarlyStopping(Hook):
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Judge the validation metrics."""
-        if self.monitor not in (metrics or {}) and "/" not in self.monitor:
-            near = nearest(self.monitor, metrics or {})
-            raise TrainingError(
-                f"EarlyStopping.monitor = {self.monitor!r}: validation gives {sorted(metrics or {})}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+        require_monitored("EarlyStopping.monitor", self.monitor, metrics or {})
         self._judge(runner, metrics or {})
 
     def on_scalars(self, runner: Any, values: dict[str, float]) -> None:
