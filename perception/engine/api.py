@@ -70,7 +70,8 @@ def train(
         rank, world_size = get_dist_info()
         if rank == 0:
             _require_writable(run_dir)
-            save_config(cfg, run_dir)
+            if not (resume and (run_dir / "config.json").is_file()):  # else when the checkpoint has been found to fit
+                save_config(cfg, run_dir)
             _write_json(run_dir / "environment.json", describe_environment(cfg, seed, world_size))
         runner = build_runner(cfg, run_dir, seed, resume, launcher)
         runner.train()

@@ -8,7 +8,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from perception.checkpoint import (
     model_state,
     save_checkpoint,
 )
-from perception.config import config_differences, config_hash, plain
+from perception.config import config_differences, config_hash, plain, save_config
 from perception.engine.console import say
 from perception.engine.data import build_dataloader
 from perception.engine.distributed import gather, share
@@ -252,6 +252,7 @@ class PerceptionRunner(Runner):
             "version": perception.__version__,
             "world_size": world_size,
             "elapsed": self.elapsed,
+            "metrics": {stage: dict(values) for stage, values in self.metrics.items()},
         }
 
     def _stateful_hooks(self) -> dict[str, Any]:
@@ -278,6 +279,9 @@ class PerceptionRunner(Runner):
                 for warning in said:
                     say(str(warning.message))
                 self.resume(str(path))
+            if self.rank == 0:  # only now is it certain that the run goes on with this config
+                save_config(self.cfg, self.work_dir)
+            if self.resumed_step:
                 return
         if self._load_from:
             path = find_checkpoint(self._load_from)
@@ -291,15 +295,14 @@ class PerceptionRunner(Runner):
         absent = {"step", "seed", "world_size"} - set(meta)
         if absent or "optimizer" not in checkpoint:
             raise CheckpointError(f"{filename!r} holds weights but not the state of a run, so it cannot be resumed")
-        self._tell_changes(meta)
+        changed = self._tell_changes(meta)
         load_state(self.bare_model, checkpoint["state_dict"], source=repr(filename))
-        self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
-        for scheduler, state in zip(self.param_schedulers or [], checkpoint["param_schedulers"], strict=True):
-            scheduler.load_state_dict(state)
+        self._resume_optimizer(checkpoint, filename, changed)
         _unpack_message_hub(self.message_hub, checkpoint["message_hub"])
         self.train_loop.go_to(meta["step"])
         self.resumed_step = meta["step"]
         self.elapsed_before = meta["elapsed"]
+        self.metrics.update(meta.get("metrics", {}))
         for name, hook in self._stateful_hooks().items():
             if name in checkpoint["hooks"]:
                 hook.load_state_dict(checkpoint["hooks"][name])
@@ -314,13 +317,40 @@ class PerceptionRunner(Runner):
             seed_all(self.seed + _RANK_STRIDE * self.rank + meta["step"])
         say(f"resumed from {Path(filename).name}: step {meta['step']} of {self.max_iters}")
 
-    def _tell_changes(self, meta: dict[str, Any]) -> None:
+    def _resume_optimizer(self, checkpoint: dict[str, Any], filename: str, changed: Iterable[str]) -> None:
+        """Moments, schedules and loss scale of the checkpoint, but the settings that have ``changed`` in the config.
+
+        An optimiser's state holds its settings too, and would silently undo a lower rate.
+        """
+        settings = {key.split(".")[2] for key in changed if key.startswith("optim_wrapper.optimizer.")}
+        if "type" in settings:
+            raise CheckpointError(
+                f"{filename!r} is of another type of optimiser: start from its weights with load_from"
+            )
+        configured = [{k: v for k, v in group.items() if k != "params"} for group in self.optim_wrapper.param_groups]
+        try:
+            self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(f"{filename!r} does not fit the optimiser of the config: {error}") from error
+        if any(key.startswith("optim_wrapper.paramwise_cfg") for key in changed):
+            settings |= {"lr", "lr_scale", "weight_decay"}
+        settings |= {f"initial_{name}" for name in settings}
+        for group, options in zip(self.optim_wrapper.param_groups, configured, strict=True):
+            group.update({name: options[name] for name in settings if name in options})
+        schedulers, states = self.param_schedulers or [], checkpoint["param_schedulers"]
+        if len(schedulers) != len(states):
+            raise CheckpointError(f"{filename!r} is of {len(states)} schedules, param_scheduler has {len(schedulers)}")
+        for scheduler, state in zip(schedulers, states, strict=True):
+            scheduler.load_state_dict(state)
+
+    def _tell_changes(self, meta: dict[str, Any]) -> dict[str, Any]:
         if meta["seed"] != self.seed:
             raise CheckpointError(f"the checkpoint is of seed {meta['seed']}, this run is of seed {self.seed}")
         changed = config_differences(json.loads(meta["config"]), self.cfg)
         if changed:
             lines = "".join(f"\n  {key}: {old!r} -> {new!r}" for key, (old, new) in changed.items())
             say(f"the config has changed since the checkpoint:{lines}")
+        return changed
 
 
 def _pack_message_hub(hub: Any, window: int = 100) -> dict[str, Any]:

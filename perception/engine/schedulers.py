@@ -37,6 +37,13 @@ class RunSchedule(_ParamScheduler):
         for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
             group[self.param_name] = value
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to the position of ``state_dict`` and no more: length and rates are what the config says now."""
+        self.last_step = state_dict["last_step"]
+        self._global_step = state_dict["_global_step"]
+        for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
+            group[self.param_name] = value
+
     def value(self, base: float, scale: float, position: int) -> float:
         """Learning rate of a group with initial rate ``base`` and layer scale ``scale`` at ``position``."""
         raise NotImplementedError

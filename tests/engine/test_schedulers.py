@@ -64,6 +64,14 @@ def test_resumed_schedule_goes_on() -> None:
     assert rates(second, 4) == expected[5:]
 
 
+def test_resumed_schedule_has_the_length_and_rate_of_the_config() -> None:
+    first = CosineWarmup(optimizer(), total_steps=4)
+    rates(first, 4)
+    longer = CosineWarmup(optimizer({"lr": 0.5}), total_steps=8)
+    longer.load_state_dict(first.state_dict())
+    assert rates(longer, 4) == pytest.approx([0.5 * (1 + math.cos(math.pi * t / 8)) / 2 for t in range(4, 8)])
+
+
 def test_two_lengths_of_warmup_are_one_too_many() -> None:
     with pytest.raises(ConfigError, match="warmup_epochs"):
         CosineWarmup(optimizer(), warmup_epochs=1, warmup_steps=1)

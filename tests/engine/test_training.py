@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import runpy
 from pathlib import Path
@@ -155,6 +156,50 @@ def test_longer_run_goes_on_and_names_the_change(tmp_path: Path, capsys: pytest.
     train(tiny_config(epochs=1), tmp_path, seed=0)
     summary = train(tiny_config(epochs=2), tmp_path, seed=0, resume=True)
     assert summary["steps"] == 10 and "train_cfg.max_epochs: 1 -> 2" in capsys.readouterr().out
+    # The cosine of the longer run: 5 steps of warm-up, then 5 down from 1e-2; step 10 is made at position 9.
+    rate = 1e-2 * (1 + math.cos(math.pi * 4 / 5)) / 2
+    assert lines(tmp_path)[-1]["step"] == 10 and lines(tmp_path)[-1]["lr"] == pytest.approx(rate)
+
+
+def test_resume_takes_changed_settings_of_the_optimiser(tmp_path: Path) -> None:
+    train(tiny_config(epochs=2), tmp_path, seed=0)
+    cfg = tiny_config(epochs=3)
+    cfg["optim_wrapper"]["optimizer"].update(lr=1e-4, weight_decay=0.2)
+    runner = build_runner(cfg, tmp_path, seed=0, resume=True)
+    runner.register_hook(StopAfter(11))
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    (group,) = runner.optim_wrapper.param_groups
+    assert group["weight_decay"] == 0.2 and group["betas"] == (0.9, 0.999)
+    # Step 12 will be made at position 11 of 15, with a warm-up of 5.
+    assert group["lr"] == pytest.approx(1e-4 * (1 + math.cos(math.pi * 6 / 10)) / 2)
+
+
+def test_resume_that_does_not_fit_leaves_the_config_of_the_run(tmp_path: Path) -> None:
+    train(tiny_config(epochs=1), tmp_path, seed=0)
+    before = (tmp_path / "config.json").read_text()
+    sgd = {"optimizer": {"type": "SGD", "lr": 0.1}}
+    for changes, message in (
+        ({"param_scheduler": None}, "is of 1 schedules, param_scheduler has 0"),
+        ({"model": {"type": "TinyModel", "norm": True}}, "backbone.norm.weight"),
+        ({"optim_wrapper": sgd}, "another type of optimiser"),
+        (
+            {"optim_wrapper": {**tiny_config()["optim_wrapper"], "constructor": "LayerDecay"}},
+            "does not fit the optimiser",
+        ),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            train(tiny_config(epochs=2, **changes), tmp_path, seed=0, resume=True)
+        assert (tmp_path / "config.json").read_text() == before
+    train(tiny_config(epochs=2), tmp_path, seed=0, resume=True)
+    assert json.loads((tmp_path / "config.json").read_text())["train_cfg"]["max_epochs"] == 2
+
+
+def test_summary_of_a_run_that_was_killed_after_its_last_step(tmp_path: Path) -> None:
+    summary = train(tiny_config(epochs=1, **VALIDATION), tmp_path, seed=0)
+    again = train(tiny_config(epochs=1, **VALIDATION), tmp_path, seed=0, resume=True)
+    assert again["losses"] == summary["losses"] != {}
+    assert again["metrics"] == summary["metrics"] and again["metrics"]["val"]["count"] == 21
 
 
 def test_load_from_takes_weights_only(tmp_path: Path) -> None:
