@@ -17,6 +17,7 @@ import pytest
 import perception
 from perception.cli import COMMANDS, _message, main
 from perception.cli._common import aggregate, claim_run_folder, figures
+from perception.config import load_config, save_config
 from perception.errors import ConfigError, DataError, PerceptionError
 
 ROOT = Path(perception.__file__).resolve().parent.parent
@@ -98,6 +99,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["validate", "CONFIG", "--set", "optim_wrapper.optimizer.lrr=1"], 2, "Did you mean 'lr'"),
         (["validate", "CONFIG", "--set", "model.backbone.num_heads=3"], 2, "model.backbone.num_heads = 3"),
         (["train", "CONFIG", "--set", "model.backbone.init_from=gone"], 2, "no such file or folder"),
+        (["train", "CONFIG", "--set", "train_dataloader.batch_size=0"], 2, "must be at least 1"),
+        (["train", "CONFIG", "--set", "custom_hooks=[dict(type='EMAHook'"], 2, "not a python literal"),
+        (["train", "CONFIG", "--set", "evaluation.protocols={}"], 2, "at least one protocol"),
+        (["train", "/"], 2, "not a run folder"),
+        (["probe", "CONFIG", "--untrained", "--protocols", "kn"], 2, "Did you mean 'KNN'"),
+        (["probe", "CONFIG", "--untrained", "--device", "meta"], 2, "--device meta"),
         (["train", "CONFIG", "--seeds", "1", "1"], 2, "named twice"),
         (["train", "CONFIG", "--seeds", "1", "2", "--launcher", "pytorch"], 2, "one seed"),
         (["train", "CONFIG", "--out", "/proc/nowhere"], 1, "cannot be written"),
@@ -111,6 +118,41 @@ def test_bad_usage_is_one_message(
     assert said in captured.err
     assert captured.err.startswith("perception: ")
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("number", ["-1", "1.5", str(2**32)])
+def test_seeds_are_what_generators_take(number: str, config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["train", config, f"--seed={number}"])
+    assert left.value.code == 2 and "whole number of at least 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words", "said"),
+    [
+        ("config.json", "{broken", ["probe", "RUN"], "config.json: not readable as JSON"),
+        ("evaluation.json", '{"rows": 3', ["report", "RUN"], "evaluation.json is not readable"),
+        ("evaluation.json", '{"else": 1}', ["report", "RUN"], "not the result of an evaluation"),
+        ("evaluation.json", '{"rows": [{"value": 1}]}', ["report", "RUN"], "not the result of an evaluation"),
+        ("summary.json", "{", ["train", "RUN", "--resume"], "summary.json is not readable"),
+        ("summary.json", "[]", ["train", "RUN", "--resume"], "an object was expected"),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(
+    file: str,
+    content: str,
+    words: list[str],
+    said: str,
+    config: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "seed_0"
+    save_config(load_config(config), run)
+    (run / file).write_text(content)
+    assert main([str(run) if w == "RUN" else w for w in words]) in (1, 2)
+    error = capsys.readouterr().err
+    assert error.startswith("perception: ") and said in error and "Traceback" not in error
 
 
 def test_debug_shows_the_traceback(config: str) -> None:

@@ -56,12 +56,21 @@ def use_threads(count: int | None) -> None:
 
 def positive(text: str) -> int:
     """Argument type: a whole number of at least 1."""
+    return _whole(text, 1, "")
+
+
+def seed_number(text: str) -> int:
+    """Argument type: a whole number that every random generator takes as a seed."""
+    return _whole(text, 0, " and below 2^32")
+
+
+def _whole(text: str, least: int, further: str) -> int:
     try:
         value = int(text)
     except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1, not {text!r}")
+        value = -1
+    if not least <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"a whole number of at least {least}{further}, not {text!r}")
     return value
 
 

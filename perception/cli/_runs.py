@@ -98,6 +98,21 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Rows of an ``evaluation.json``.
+
+    Raises:
+        PerceptionError: it is damaged or something else.
+    """
+    rows = read_json(file).get("rows")
+    needed = {"protocol", "variant", "source", "metric", "value", "seed", "n", "extras"}
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and needed <= set(row) for row in rows):
+        raise PerceptionError(
+            f"{file} is not the result of an evaluation: it lacks rows with {', '.join(sorted(needed))}"
+        )
+    return rows
+
+
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
     """``--device``."""
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
@@ -116,6 +131,8 @@ def pick_device(name: str | None) -> Any:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "meta":
+            raise RuntimeError("tensors there hold no values")
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {name}: {str(error).splitlines()[0]}") from error
     return device

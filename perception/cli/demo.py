@@ -14,7 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perception.cli._common import add_threads_argument, claim_run_folder, print_table, use_threads, valid_config
+from perception.cli._common import (
+    add_threads_argument,
+    claim_run_folder,
+    positive,
+    print_table,
+    seed_number,
+    use_threads,
+    valid_config,
+)
 from perception.errors import ConfigError, nearest
 
 HELP = "Pre-train and judge one backbone a modality on embedded data, in minutes and without a download."
@@ -27,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="folder (default: runs/demo)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed (default: 0)")
-    parser.add_argument("--epochs", type=int, metavar="N", help="a shorter or longer training than the config's")
+    parser.add_argument("--seed", type=seed_number, default=0, metavar="S", help="seed (default: 0)")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="a shorter or longer training than the config's")
     add_threads_argument(parser)
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from perception.cli._common import add_threads_argument, positive, use_threads
+from perception.cli._common import add_threads_argument, positive, seed_number, use_threads
 from perception.cli._runs import add_device_argument, pick_device
 from perception.errors import ConfigError, nearest
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .npz to write")
     parser.add_argument("--feature", metavar="F", help="which pooled feature (default: the backbone's first)")
     parser.add_argument("--batch-size", type=positive, default=500, metavar="N", help="samples at a time")
-    parser.add_argument("--seed", type=int, metavar="S", help="which seed of a parent")
+    parser.add_argument("--seed", type=seed_number, metavar="S", help="which seed of a parent")
     add_device_argument(parser)
     add_threads_argument(parser)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from perception.cli._common import seed_number
+
 HELP = """Write the backbone of a run to a folder of model.safetensors and backbone.json (config, Preprocess record,
 hashes, figures), which perception.load_backbone reads. Heads and decoders stay behind."""
 
@@ -13,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("run", metavar="RUN", help="run folder, parent of one seed, or checkpoint")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to create")
-    parser.add_argument("--seed", type=int, metavar="S", help="which seed of a parent")
+    parser.add_argument("--seed", type=seed_number, metavar="S", help="which seed of a parent")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing export")
 
 

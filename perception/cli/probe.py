@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from perception.cli._common import add_set_argument, add_threads_argument, use_threads, valid_config
+from perception.cli._common import add_set_argument, add_threads_argument, seed_number, use_threads, valid_config
 from perception.cli._runs import add_device_argument, forget_sources, open_run, pick_device, run_folders
 from perception.errors import ConfigError
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocols", nargs="+", metavar="P", help="some of the config's protocols, or types by name")
     parser.add_argument("--untrained", action="store_true", help="judge the untrained backbone of a config")
     parser.add_argument("--config", metavar="NAME", help="take the evaluation section from this config (for exports)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed with --untrained or an export")
+    parser.add_argument("--seed", type=seed_number, default=0, metavar="S", help="seed with --untrained or an export")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON result here")
     parser.add_argument("--no-cache", action="store_true", help="do not keep the features in the run folder")
     add_set_argument(parser)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perception.cli._runs import read_json, run_folders
+from perception.cli._runs import read_json, read_rows, run_folders
 from perception.errors import ConfigError, PerceptionError
 
 HELP = """Make a markdown table of the results in run folders: one line per run and figure, mean ± std over the seeds,
@@ -70,7 +70,7 @@ def lines_of(name: str, folders: Sequence[Path]) -> list[Figure]:
     from perception.evaluation.results import RESULT_FILE, aggregate_rows
     from perception.evaluation.stats import mean_std
 
-    evaluations = [read_json(f / RESULT_FILE)["rows"] for f in folders if (f / RESULT_FILE).is_file()]
+    evaluations = [read_rows(f / RESULT_FILE) for f in folders if (f / RESULT_FILE).is_file()]
     tests = [read_json(f / "metrics.json").get("test", {}) for f in folders if (f / "metrics.json").is_file()]
     tests = [metrics for metrics in tests if metrics]
     if not evaluations and not tests:

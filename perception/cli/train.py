@@ -24,9 +24,11 @@ from perception.cli._common import (
     figures,
     positive,
     print_table,
+    seed_number,
     use_threads,
     valid_config,
 )
+from perception.cli._runs import read_json
 from perception.errors import ConfigError, PerceptionError
 
 if TYPE_CHECKING:
@@ -40,8 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     add_config_arguments(parser)
     seeds = parser.add_mutually_exclusive_group()
-    seeds.add_argument("--seed", type=int, metavar="S", help="seed of the run (default: 0)")
-    seeds.add_argument("--seeds", type=int, nargs="+", metavar="S", help="several seeds, each in its own process")
+    seeds.add_argument("--seed", type=seed_number, metavar="S", help="seed of the run (default: 0)")
+    seeds.add_argument(
+        "--seeds", type=seed_number, nargs="+", metavar="S", help="several seeds, each in its own process"
+    )
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="seeds at a time (default: 1)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the seed_<s> folders")
     existing = parser.add_mutually_exclusive_group()
@@ -127,8 +131,7 @@ def _finished(run_dir: Path, cfg: Config, overrides: Sequence[str]) -> dict[str,
     path = run_dir / "summary.json"
     if not path.is_file() or config_differences(load_config(run_dir), cfg):
         return None
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return summary
+    return read_json(path)
 
 
 def _print_one(run_dir: Path, summary: Mapping[str, Any]) -> None:
@@ -243,7 +246,7 @@ def _collect(base: Path, children: Sequence[_Child]) -> int:
     for child in children:
         path = base / f"seed_{child.seed}" / "summary.json"
         if child.code == 0 and path.is_file():
-            summaries[child.seed] = _results_only(json.loads(path.read_text(encoding="utf-8")))
+            summaries[child.seed] = _results_only(read_json(path))
         else:
             failed.append(child)
     if summaries:

@@ -9,6 +9,7 @@ from perception.cli._common import (
     add_threads_argument,
     positive,
     print_table,
+    seed_number,
     use_threads,
     valid_config,
 )
@@ -19,7 +20,9 @@ HELP = "Report every fault of a config at once. --dry-run also prints its sizes 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     add_config_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed that {seed} and init_from are read for")
+    parser.add_argument(
+        "--seed", type=seed_number, default=0, metavar="S", help="seed that {seed} and init_from are read for"
+    )
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument("--no-data", action="store_true", help="do not look for the files of the data sets")
     extent.add_argument("--dry-run", action="store_true", help="size the model, then run one batch forward and back")

@@ -8,7 +8,7 @@ from typing import Any
 
 from perception.backbones.base import Backbone
 from perception.config import config_hash, plain
-from perception.errors import PerceptionError, nearest
+from perception.errors import ConfigError, PerceptionError, nearest
 from perception.evaluation.features import build_dataset, cached_features, extract, undisturbed
 from perception.evaluation.protocol import EvaluationError, Features, Outcome, Protocol, Splits
 from perception.evaluation.results import RESULT_FILE, Row, print_rows, write_result
@@ -130,7 +130,7 @@ def pick_protocols(section: Mapping[str, Any], wanted: Sequence[str]) -> dict[st
             picked[name] = {"type": name}
         else:
             close = nearest(name, [*own, *PROTOCOLS.names()])
-            raise EvaluationError(
+            raise ConfigError(
                 f"no protocol {name!r}: the config has {', '.join(own) or 'none'}; "
                 f"registered are {', '.join(PROTOCOLS.names())}." + (f" Did you mean {close[0]!r}?" if close else "")
             )

@@ -8,7 +8,7 @@ import torch
 from toy import ToyBackbone, ToyDataset
 
 from perception.config import load_config
-from perception.errors import PerceptionError
+from perception.errors import ConfigError, PerceptionError
 from perception.evaluation.features import build_dataset, cached_features, extract
 from perception.evaluation.protocol import EvaluationError
 from perception.evaluation.results import aggregate_rows, format_value
@@ -162,7 +162,7 @@ def test_missing_parts_are_named():
         evaluate(_same(), {"protocols": SECTION["protocols"]}, 0)
     with pytest.raises(EvaluationError, match="no protocols"):
         evaluate(_same(), {**SECTION, "protocols": {}}, 0)
-    with pytest.raises(EvaluationError, match="Did you mean 'LowShot'"):
+    with pytest.raises(ConfigError, match="Did you mean 'LowShot'"):
         pick_protocols(SECTION, ["lowshot"])
     assert pick_protocols(SECTION, ["linear", "Anomaly"])["protocols"] == {
         "linear": {"type": "LinearLBFGS"},
