@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather_object
 from mmengine.evaluator import BaseMetric
 
 from perception.errors import DataError
@@ -32,9 +31,8 @@ def topk_accuracy(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
 class ClassificationMetric(BaseMetric):
     """Collects the ``logits`` and ``label`` of every labelled sample exactly once.
 
-    Samplers pad the last batches of distributed runs with repeated samples; those are recognised by their ``index``
-    and counted once, and a graph of many nodes counts as many rows, which the base class's cut to the data set's
-    length would lose.
+    Samplers may pad the last batches of distributed runs with repeated samples; those are recognised by their
+    ``index`` and counted once. A graph of many nodes counts as many rows.
     """
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, torch.Tensor]]) -> None:
@@ -48,23 +46,20 @@ class ClassificationMetric(BaseMetric):
                 kept["index"] = sample["index"].to(known.device)[known].cpu().numpy()
             self.results.append(kept)
 
-    def evaluate(self, size: int) -> dict[str, float]:
-        """Metrics over all samples of all processes, the same on each of them."""
-        parts = [part for rank in all_gather_object(self.results) for part in rank]
-        self.results.clear()
-        if not sum(len(part["label"]) for part in parts):
-            raise DataError(f"{type(self).__name__} saw no labelled sample: nothing can be measured")
-        logits = np.concatenate([part["logits"] for part in parts])
-        labels = np.concatenate([part["label"] for part in parts])
-        if all("index" in part for part in parts):
-            _, first = np.unique(np.concatenate([part["index"] for part in parts]), return_index=True)
-            logits, labels = logits[first], labels[first]
-        return {f"{self.prefix}/{key}": value for key, value in self.measure(logits, labels).items()}
-
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        """Metrics of collected parts, without their prefix."""
+        """Metrics of the collected parts of all processes, without their prefix.
+
+        Raises:
+            DataError: no sample has a label.
+        """
+        if not sum(len(part["label"]) for part in results):
+            raise DataError(f"{type(self).__name__} saw no labelled sample: nothing can be measured")
         logits = np.concatenate([part["logits"] for part in results])
-        return self.measure(logits, np.concatenate([part["label"] for part in results]))
+        labels = np.concatenate([part["label"] for part in results])
+        if all("index" in part for part in results):
+            _, first = np.unique(np.concatenate([part["index"] for part in results]), return_index=True)
+            logits, labels = logits[first], labels[first]
+        return self.measure(logits, labels)
 
     def measure(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Values by name from ``logits (n, C)`` and ``labels (n,)``."""
