@@ -100,6 +100,11 @@ def read_backbone_state(source: str | Path, seed: int | None = None) -> tuple[di
     inner = {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
     if not inner and meta:
         raise CheckpointError(f"{file} holds no keys under {_PREFIX!r}; it begins with {sorted(state)[:5]}")
+    if not state:
+        raise CheckpointError(
+            f"{file} holds no tensors by name, only {sorted(checkpoint)[:5]}: "
+            "tools/convert_weights.py makes an export of public weights"
+        )
     config = json.loads(meta["config"]) if meta.get("config") else {}
     record = {
         "config": config.get("model", {}).get("backbone"),

@@ -202,3 +202,9 @@ def test_plain_script_with_the_public_name():
     script = "import sys, perception\nassert 'torch' not in sys.modules\nassert callable(perception.load_backbone)"
     root = Path(__file__).resolve().parent.parent
     subprocess.run([sys.executable, "-c", script], check=True, cwd=root)
+
+
+def test_public_weights_that_lie_deeper_are_pointed_out(tmp_path):
+    torch.save({"model": {"norm.weight": torch.ones(4)}}, tmp_path / "public.pth")
+    with pytest.raises(CheckpointError, match=r"only \['model'\]: tools/convert_weights"):
+        load_backbone(tmp_path / "public.pth")
