@@ -133,7 +133,7 @@ def draw_curves(folders: Mapping[str, Path], path: Path) -> Path:
         lines = [json.loads(line) for line in (folder / "scalars.jsonl").read_text(encoding="utf-8").splitlines()]
         points = [(line["step"], line["loss"]) for line in lines if "loss" in line]
         axis.plot([step for step, _ in points], [loss for _, loss in points], linewidth=1.2)
-        axis.set(title=title, xlabel="step", ylabel="loss")
+        axis.set(title=title, xlabel="step", ylabel="loss", yscale="log")
         axis.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
