@@ -27,7 +27,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="further overrides for every cell")
     args = parser.parse_args(argv)
     cells: dict[str, dict[int, list[float]]] = {}
-    for start, source in (("from scratch", []), ("pre-trained", [f"model.backbone.init_from={args.run}"])):
+    # From scratch all layers learn at the full rate: slowing lower ones down only protects what they already know.
+    starts = {"from scratch": ["optim_wrapper.paramwise_cfg.decay=1.0"]}
+    starts["pre-trained"] = [f"model.backbone.init_from={args.run}"]
+    for start, source in starts.items():
         for count in args.per_class:
             values = cells.setdefault(start, {}).setdefault(count, [])
             draw = [f"train_dataloader.dataset.per_class={count}", "train_dataloader.dataset.split_seed={seed}"]
