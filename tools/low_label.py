@@ -13,6 +13,7 @@ from pathlib import Path
 
 from perception.cli import main as perception
 from perception.cli._common import print_table
+from perception.evaluation.stats import mean_std
 
 CONFIG = "image/finetune_vit-tiny_cifar-small"
 
@@ -36,17 +37,15 @@ def main(argv: list[str] | None = None) -> int:
             draw = [f"train_dataloader.dataset.per_class={count}", "train_dataloader.dataset.split_seed={seed}"]
             for seed in args.seeds:
                 out = args.out / start.replace(" ", "_") / str(count)
-                command = ["train", CONFIG, "--seed", str(seed), "--out", str(out), "--resume", "--set"]
-                code = perception([*command, *draw, *source, *args.overrides])
-                if code:
+                run = ["train", CONFIG, "--seed", str(seed), "--out", str(out), "--resume", "--set"]
+                if code := perception([*run, *draw, *source, *args.overrides]):
                     return code
                 summary = json.loads((out / f"seed_{seed}" / "summary.json").read_text())
                 values.append(summary["metrics"]["test"]["accuracy/top1"])
     (args.out / "low_label.json").write_text(json.dumps({"seeds": args.seeds, "accuracy": cells}, indent=2) + "\n")
     rows = [(start, *(_spread(values) for values in row.values())) for start, row in cells.items()]
-    gains = [
-        [b - a for a, b in zip(*pair, strict=True)] for pair in zip(*(r.values() for r in cells.values()), strict=True)
-    ]
+    pairs = zip(*(row.values() for row in cells.values()), strict=True)
+    gains = [[b - a for a, b in zip(*pair, strict=True)] for pair in pairs]
     rows.append(("gain (points)", *(_spread(gain) for gain in gains)))
     title = f"test accuracy in %, mean ± std over {len(args.seeds)} seeds"
     print_table(title, ("start", *(f"{count} labels a class" for count in args.per_class)), rows)
@@ -54,8 +53,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _spread(values: list[float]) -> str:
-    from perception.evaluation.stats import mean_std
-
     mean, std = mean_std(values)
     return f"{100 * mean:.1f} ± {100 * std:.1f}" if len(values) > 1 else f"{100 * mean:.1f}"
 
