@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perception.backbones.base import Backbone
 from perception.errors import ConfigError, Fault, nearest
+from perception.layers.linear import linear
 from perception.layers.patches import patchify, take_tokens
 from perception.layers.positions import guess_grid, resample_positions, sincos_2d
 from perception.layers.transformer import LAYER_NORM_EPS, Block, init_transformer
@@ -47,7 +47,7 @@ class PatchEmbed(nn.Module):
         if keep is None:
             return self.proj(x).flatten(2).transpose(1, 2)
         patches = take_tokens(patchify(x, self.patch_size, channels_first=True), keep)
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        return linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 @BACKBONES.register_module()

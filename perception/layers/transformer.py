@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perception.layers.attention import attend
+from perception.layers.linear import Linear, linear
 
 LAYER_NORM_EPS = 1e-6
 
@@ -49,8 +50,8 @@ class Attention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"num_heads = {num_heads} does not divide dim = {dim}")
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor, last: int | None = None) -> Tensor:
@@ -61,9 +62,9 @@ class Attention(nn.Module):
             q, k, v = self.qkv(x).view(batch, length, 3, heads, dim // heads).permute(2, 0, 3, 1, 4).unbind(0)
         else:
             weight, bias = self.qkv.weight, self.qkv.bias
-            q = F.linear(x[:, length - last :], weight[:dim], None if bias is None else bias[:dim])
+            q = linear(x[:, length - last :], weight[:dim], None if bias is None else bias[:dim])
             q = q.view(batch, last, heads, dim // heads).transpose(1, 2)
-            kv = F.linear(x, weight[dim:], None if bias is None else bias[dim:])
+            kv = linear(x, weight[dim:], None if bias is None else bias[dim:])
             k, v = kv.view(batch, length, 2, heads, dim // heads).permute(2, 0, 3, 1, 4).unbind(0)
         x = attend(q, k, v).transpose(1, 2).reshape(batch, -1, dim)
         return self.drop(self.proj(x))
@@ -74,8 +75,8 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int, drop_rate: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, dim)
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from perception.backbones.base import Backbone
 from perception.backbones.vit import ViT
 from perception.errors import ConfigError, Fault
+from perception.layers.linear import Linear
 from perception.layers.patches import (
     RandomMask,
     kept_patches,
@@ -93,14 +94,14 @@ class MAE(Pretext):
         self.patch_size, self.grid = backbone.patch_size, backbone.grid
         self.prefix_tokens = backbone.prefix_tokens
         dim = self.decoder_dim
-        self.decoder_embed = nn.Linear(backbone.embed_dims, dim)
+        self.decoder_embed = Linear(backbone.embed_dims, dim)
         self.mask_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
         self.register_buffer("decoder_pos_embed", sincos_2d(dim, self.grid))
         self.decoder_blocks = nn.ModuleList(
             Block(dim, self.decoder_num_heads, self.decoder_mlp_ratio) for _ in range(self.decoder_depth)
         )
         self.decoder_norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.decoder_pred = nn.Linear(dim, self.patch_size[0] * self.patch_size[1] * backbone.in_channels)
+        self.decoder_pred = Linear(dim, self.patch_size[0] * self.patch_size[1] * backbone.in_channels)
         self.apply(init_transformer)
 
     def forward(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
