@@ -76,9 +76,17 @@ _TEXT_TOO = frozenset({"balance"})  # 'sum'
 _OPTIONAL_TYPE = frozenset({"balance", "val_cfg", "test_cfg", "optim_wrapper"})
 TOP_KEYS = frozenset(SECTIONS) | _keys(
     "model train_cfg optim_wrapper param_scheduler val_cfg val_evaluator test_cfg test_evaluator default_hooks "
-    "custom_hooks load_from resume launcher default_scope log_level visualizer experiment_name work_dir runner_type "
-    "log_processor demo"
+    "custom_hooks load_from default_scope visualizer experiment_name demo"
 )
+# Keys of other mmengine projects, and where their matter is settled here.
+_ELSEWHERE = {
+    "work_dir": "the run folder is given by --out",
+    "resume": "a run goes on with --resume",
+    "launcher": "who started the processes is told by --launcher",
+    "runner_type": "there is one runner, PerceptionRunner",
+    "log_level": "what is shown is up to the hook 'progress'",
+    "log_processor": "what is logged is up to the hook 'scalars'",
+}
 _REQUIRED_TOP = ("model", "train_dataloader", "train_cfg", "optim_wrapper")
 _SOURCES = ("init_from", "load_from")
 Path_ = tuple[str, ...]
@@ -105,7 +113,9 @@ def validate_config(cfg: Any, training: bool = True, data_sets: bool = True) -> 
     faults = _Faults()
     faults.ask_data = data_sets
     for key, value in data.items():
-        if key not in TOP_KEYS:
+        if key in _ELSEWHERE:
+            faults.append(Fault(key, value, f"not a matter of the config: {_ELSEWHERE[key]}"))
+        elif key not in TOP_KEYS:
             faults.append(Fault(key, value, "a config has no such top-level key", nearest(key, TOP_KEYS)))
     if training:
         for key in _REQUIRED_TOP:
@@ -115,8 +125,6 @@ def validate_config(cfg: Any, training: bool = True, data_sets: bool = True) -> 
             faults.append(Fault("model.pretexts", {}, "a training run needs at least one pretext, else it has no loss"))
         faults.extend(evaluation_faults(data, _find))
     faults.extend(container_faults(data))
-    if data.get("runner_type") and _find(reg.RUNNERS, data["runner_type"]) is None:
-        faults.append(_unknown_type("runner_type", data["runner_type"], reg.RUNNERS))
     for key, value in data.items():
         if key in TOP_KEYS and key != "demo":  # what `perception demo` says about itself
             _walk((key,), value, faults)

@@ -207,7 +207,7 @@ def test_a_good_config_has_no_faults() -> None:
         ({"randomness__seed": 1}, "randomness.seed", "given by --seed"),
         ({"randomness__deterministc": 1}, "randomness.deterministc", "Did you mean 'deterministic'"),
         ({"model__balance": {"type": "Sums"}}, "model.balance.type", "Did you mean 'Sum'"),
-        ({"runner_type": "PerceptionRuner"}, "runner_type", "no runner of that name"),
+        ({"work_dir": "here"}, "work_dir", "the run folder is given by --out"),
         ({"model": 3}, "model", "a dict belongs here"),
     ],
 )

@@ -15,7 +15,7 @@ def translated(argv: list[str]) -> list[str]:
     parser.add_argument("--resume", action="store_true", help="go on with the run in the work dir")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--launcher", default="none", choices=("none", "pytorch", "slurm", "mpi"))
+    parser.add_argument("--launcher", default="none", choices=("none", "pytorch"))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     overrides = list(args.cfg_options)

@@ -52,4 +52,4 @@ evaluation = dict(
     protocols=dict(linear=dict(type="LinearLBFGS"), knn=dict(type="KNN", k=20, temperature=0.07)),
 )
 
-demo = dict(title="image", protocol="linear")
+demo = dict(title="image", protocol="knn")

@@ -24,6 +24,8 @@ from perception.registry import DATASETS
 from perception.tasks.base import to_device
 from perception.transforms.base import identity_collate
 
+_KEY_SAMPLES = 64
+
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
@@ -143,14 +145,17 @@ def _positions(batch: Mapping[str, Any], count: int, seen: int) -> Tensor:
 
 
 def cache_key(backbone: Backbone, dataset: Any, description: Mapping[str, Any]) -> str:
-    """Name of a cache entry: hash of weights, Preprocess record, ``description`` and the first and last sample."""
+    """Name of a cache entry: hash of weights, Preprocess record, ``description`` and samples.
+
+    Up to 64 samples, spread evenly, stand for the data: reading all of them would cost what the cache saves.
+    """
     digest = hashlib.sha256()
     digest.update(weights_hash(backbone).encode())
     digest.update(type(backbone).__name__.encode())
     digest.update(json.dumps([backbone.preprocess.record(), description], sort_keys=True, default=str).encode())
     digest.update(str(len(dataset)).encode())
-    for position in sorted({0, len(dataset) - 1}):
-        _digest(dataset[position], digest)
+    for position in np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), _KEY_SAMPLES)).astype(int)):
+        _digest(dataset[int(position)], digest)
     return digest.hexdigest()[:24]
 
 
@@ -162,12 +167,18 @@ def _digest(value: Any, digest: Any) -> None:
     elif isinstance(value, (list, tuple)):
         for item in value:
             _digest(item, digest)
-    elif isinstance(value, Tensor) and value.layout == torch.strided:
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    elif isinstance(value, Tensor):
+        value = value.detach().cpu()
+        if value.layout == torch.sparse_csr:
+            _digest([value.crow_indices(), value.col_indices(), value.values()], digest)
+        else:
+            digest.update(value.to_dense().contiguous().numpy().tobytes())
     elif isinstance(value, np.ndarray):
         digest.update(np.ascontiguousarray(value).tobytes())
     elif hasattr(value, "to_dict"):  # a torch_geometric graph
         _digest({k: v for k, v in value.to_dict().items() if isinstance(v, Tensor)}, digest)
+    else:
+        digest.update(str(value).encode())
 
 
 def cached_features(
