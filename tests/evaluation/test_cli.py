@@ -68,7 +68,7 @@ def test_probe_with_changes_leaves_the_evaluation_alone(runs, capsys):
     assert main(["probe", str(runs / "seed_1"), "--protocols", "knn", "--set", "evaluation.protocols.knn.k=3"]) == 0
     assert not (runs / "seed_1" / "evaluation.json").exists()
     assert {r["settings"]["k"] for r in rows(runs / "seed_1" / "probe.json")} == {3}
-    assert main(["probe", str(runs / "seed_1"), "--protocols", "kn"]) == 1
+    assert main(["probe", str(runs / "seed_1"), "--protocols", "kn"]) == 2
     assert "no protocol 'kn'" in capsys.readouterr().err
     assert main(["probe", str(runs / "seed_1"), "--set", "evaluation.protocols.knn.kk=3"]) == 2
     assert "kk" in capsys.readouterr().err

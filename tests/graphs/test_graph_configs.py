@@ -49,6 +49,7 @@ LINEAR_PROBES = {  # rate, weight decay, epochs
     "graphmae_gat_pubmed": (0.01, 1e-4, 300),
     "graphmae_gat_arxiv": (0.01, 5e-4, 600),
     "graphmae_gat_reddit": (0.005, 0.0, 500),
+    "graphmae_gat_ppi": (0.005, 0.0, 2000),
     "graphmae2_gat_cora": (0.025, 1e-4, 300),
     "graphmae2_gat_citeseer": (0.025, 0.01, 300),
     "graphmae2_gat_pubmed": (0.025, 1e-4, 300),
