@@ -169,6 +169,15 @@ def test_errors_of_loader_workers_lose_their_traceback() -> None:
     assert _message(DataError(text)) == "image 'a.png' is truncated"
 
 
+def test_wrong_overrides_and_wrong_values_come_in_one_report(capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = ["optim_wrapper.optimizer.lrr=3", "model.pretexts.mae.mask_ratio=1.2", "nonsense"]
+    assert main(["validate", "image/mae_vit-tiny_digits", "--set", *overrides]) == 2
+    errors = capsys.readouterr().err
+    assert "3 faults" in errors
+    for path in ("optim_wrapper.optimizer.lrr", "model.pretexts.mae.mask_ratio", "'nonsense'"):
+        assert path in errors
+
+
 def test_list_prints_name_and_first_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "backbones"]) == 0
     assert re.search(r"^ViT +Plain vision transformer\.$", capsys.readouterr().out, re.MULTILINE)

@@ -77,11 +77,22 @@ def _whole(text: str, least: int, further: str) -> int:
 def valid_config(
     name: str, overrides: Sequence[str], seed: int | None = None, training: bool = True, data_sets: bool = True
 ) -> Config:
-    """Load a config and raise all of its faults at once."""
+    """Load a config and raise all of its faults at once, those of the overrides included."""
     from perception.config import load_config
-    from perception.validation import require_valid
+    from perception.validation import require_valid, validate_config
 
-    cfg = load_config(name, overrides, seed)
+    try:
+        cfg = load_config(name, overrides, seed)
+    except ConfigError as error:
+        told = {text for fault in error.faults for text in (fault.path, str(fault.value))}
+        sound = [o for o in overrides if o not in told and o.partition("=")[0].strip() not in told]
+        if len(sound) == len(overrides):  # not about single overrides
+            raise
+        try:
+            others = validate_config(load_config(name, sound, seed), training, data_sets)
+        except ConfigError as further:
+            others = further.faults
+        raise ConfigError([*error.faults, *others], str(name)) from error
     require_valid(cfg, source=str(name), training=training, data_sets=data_sets)
     return cfg
 
