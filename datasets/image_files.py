@@ -1,0 +1,137 @@
+"""Image files that are decoded when they are asked for, or all at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perception.datasets.images import decode_image
+from perception.errors import DataError
+from perception.transforms.image_preprocess import fit
+
+THREADS = 4
+
+
+class ByteSource(Protocol):
+    """Compressed images by position."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> bytes:
+        """The file at ``index``."""
+
+    def describe(self, index: int) -> str:
+        """What messages call the file at ``index``."""
+
+
+class FileBytes:
+    """Files of a folder or of several.
+
+    Args:
+        paths: one per image.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> bytes:
+        """The file at ``index``.
+
+        Raises:
+            DataError: it cannot be read, naming it.
+        """
+        try:
+            return self.paths[index].read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.describe(index)} cannot be read: {error.strerror}") from error
+
+    def describe(self, index: int) -> str:
+        """What messages call the file at ``index``."""
+        return f"image {str(self.paths[index])!r}"
+
+
+def area_fit(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (H, W, C) -> (size, size, C): the shorter side scaled to ``size``, the centre cut out.
+
+    Scaling down averages over the area that a pixel covers (a box filter, hence antialiased); scaling up is bilinear.
+    """
+    import cv2
+
+    height, width = image.shape[:2]
+    factor = size / min(height, width)
+    rows, columns = max(round(height * factor), size), max(round(width * factor), size)
+    if (rows, columns) != (height, width):
+        method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+        image = cv2.resize(image, (columns, rows), interpolation=method)
+    top, left = (rows - size) // 2, (columns - size) // 2
+    return image[top : top + size, left : left + size]
+
+
+class LazyImages:
+    """Decodes images on demand in a few threads; OpenCV lets go of the interpreter lock while it works.
+
+    Args:
+        source: where the bytes come from.
+        size: every image is scaled until it covers a square of so many pixels, whose centre is cut out. None leaves
+            images as they are.
+        interpolation: ``area``, or one of ``ImagePreprocess`` such as ``bicubic``.
+    """
+
+    def __init__(self, source: ByteSource, size: int | None, interpolation: str = "area") -> None:
+        self.source, self.size, self.interpolation = source, size, interpolation
+        self._pool: ThreadPoolExecutor | None = None
+        self._owner = 0
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, indices: np.ndarray) -> Tensor | list[Tensor]:
+        """Images at ``indices``: uint8 (n, 3, H, W), or a list of (3, H, W) where their sizes differ."""
+        images = list(self._threads().map(self.one, indices.tolist()))
+        if len({image.shape for image in images}) > 1:
+            return [torch.from_numpy(image) for image in images]
+        return torch.from_numpy(np.stack(images))
+
+    def load(self) -> np.ndarray:
+        """All images: (n, 3, size, size) uint8."""
+        if self.size is None:
+            raise ValueError("images are held in memory at one size only")
+        images = np.empty((len(self), 3, self.size, self.size), dtype=np.uint8)
+
+        def fill(index: int) -> None:
+            images[index] = self.one(index)
+
+        for _ in self._threads().map(fill, range(len(self))):  # the loop raises what a thread raised
+            pass
+        return images
+
+    def one(self, index: int) -> np.ndarray:
+        """The image at ``index``: uint8 (3, H, W).
+
+        Raises:
+            DataError: it cannot be read or decoded, naming it.
+        """
+        image = decode_image(self.source.read(index), self.source.describe(index))
+        if self.size is None:
+            return image
+        if self.interpolation == "area":
+            return np.ascontiguousarray(area_fit(image.transpose(1, 2, 0), self.size).transpose(2, 0, 1))
+        return fit(torch.from_numpy(image), (self.size, self.size), self.interpolation).numpy()
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._pool is None or self._owner != os.getpid():  # threads do not survive the fork of a worker
+            self._pool, self._owner = ThreadPoolExecutor(max_workers=THREADS), os.getpid()
+        return self._pool
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_pool": None, "_owner": 0}
