@@ -210,7 +210,7 @@ def find_checkpoint(run: str | os.PathLike[str]) -> Path:
             return find_checkpoint(seeds[0])
         if seeds:
             raise CheckpointError(f"{str(run)!r} holds {len(seeds)} runs: name one, such as {str(seeds[0])!r}")
-        raise CheckpointError(f"{str(run)!r} holds no checkpoint step_<n>.pth")
+        raise CheckpointError(f"{str(run)!r} is no run or export folder: it holds no checkpoint step_<n>.pth")
     reasons = []
     for path in candidates:
         try:

@@ -176,7 +176,7 @@ def export_backbone(
         "weights_hash": weights_hash(weights),
         **{key: record.get(key) for key in ("config_hash", "experiment", "step", "epoch", "seed")},
         "source": origin,
-        "metric": _metrics(Path(origin)),
+        "metric": _metrics(Path(origin), weights_hash(weights)),
         "perception": __version__,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -241,14 +241,30 @@ def _read_weights(folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
     return state
 
 
-def _metrics(checkpoint: Path) -> dict[str, Any]:
-    """What the run's own evaluation says, so that an exported file can be checked after years."""
+def _metrics(checkpoint: Path, weights: str) -> dict[str, Any]:
+    """What the run's own evaluation says of these weights, so that an exported file can be checked after years.
+
+    Probes judge the weights that the run ends with, which their rows name by hash; the task's metrics are those of
+    ``best.pth`` where one is kept. Another checkpoint of the run gets no figure.
+    """
     found: dict[str, Any] = {}
     run = checkpoint.parent.parent
-    for name in ("evaluation.json", "metrics.json"):
-        if (run / name).is_file():
-            try:
-                found[name.removesuffix(".json")] = json.loads((run / name).read_text())
-            except ValueError as error:
-                raise CheckpointError(f"{run / name} is damaged: {error}") from error
+    evaluation = _read_json(run / "evaluation.json")
+    if any(row.get("weights_hash") == weights for row in evaluation.get("rows", [])):
+        found["evaluation"] = evaluation
+    best = checkpoint.parent / "best.pth"
+    if checkpoint.name == "best.pth" or not best.is_file():
+        metrics = _read_json(run / "metrics.json")
+        if metrics:
+            found["metrics"] = metrics
     return found
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{file} is damaged: {error}") from error
+    return content

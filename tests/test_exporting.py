@@ -43,7 +43,9 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 def test_round_trip_is_exact(tmp_path):
     trained = make_run(tmp_path / "run" / "seed_0")
-    (tmp_path / "run" / "seed_0" / "evaluation.json").write_text('{"rows": [{"value": 0.5}]}')
+    (tmp_path / "run" / "seed_0" / "evaluation.json").write_text(
+        json.dumps({"rows": [{"value": 0.5, "weights_hash": weights_hash(trained)}]})
+    )
     record = export_backbone(tmp_path / "run" / "seed_0", tmp_path / "exports" / "x")
     assert sorted(f.name for f in (tmp_path / "exports" / "x").iterdir()) == ["backbone.json", "model.safetensors"]
     assert [f.name for f in (tmp_path / "exports").iterdir()] == ["x"]  # nothing temporary is left
@@ -57,6 +59,18 @@ def test_round_trip_is_exact(tmp_path):
     assert record["weights_hash"] == weights_hash(trained)
     on_disk = json.loads((tmp_path / "exports" / "x" / "backbone.json").read_text())
     assert on_disk == json.loads(json.dumps(record))
+
+
+def test_figures_of_other_weights_are_not_exported(tmp_path):
+    run = tmp_path / "run" / "seed_0"
+    make_run(run)
+    (run / "evaluation.json").write_text(json.dumps({"rows": [{"value": 0.5, "weights_hash": "of other weights"}]}))
+    (run / "metrics.json").write_text('{"accuracy": 0.7}')
+    assert export_backbone(run, tmp_path / "last")["metric"] == {"metrics": {"accuracy": 0.7}}
+    (run / "checkpoints" / "best.pth").write_bytes((run / "checkpoints" / "step_00000007.pth").read_bytes())
+    assert export_backbone(run, tmp_path / "not_the_best")["metric"] == {}
+    best = export_backbone(run / "checkpoints" / "best.pth", tmp_path / "best")
+    assert best["metric"] == {"metrics": {"accuracy": 0.7}}
 
 
 def test_every_source_can_be_loaded_and_started_from(tmp_path):
