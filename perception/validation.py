@@ -31,6 +31,8 @@ _PLACES: dict[str, Any] = {
     "model": reg.MODELS,
     "backbone": reg.BACKBONES,
     "preprocess": reg.PREPROCESSES,
+    "tokenizer": reg.TOKENIZERS,
+    "fit": reg.DATASETS,
     "balance": reg.BALANCERS,
     "dataset": reg.DATASETS,
     "sampler": reg.DATA_SAMPLERS,

@@ -16,6 +16,7 @@ _KINDS = {
     "datasets": "DATASETS",
     "transforms": "TRANSFORMS",
     "preprocesses": "PREPROCESSES",
+    "tokenizers": "TOKENIZERS",
     "protocols": "PROTOCOLS",
     "metrics": "METRICS",
     "balancers": "BALANCERS",
