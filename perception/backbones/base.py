@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
@@ -29,11 +30,17 @@ class Backbone(nn.Module):
         embed_dims: width D of the embedding.
         strides: down-sampling of each map of ``forward`` relative to the input, empty where there is no grid.
         preprocess: the Preprocess record.
+        derived_features: features that ``derive`` computes from another one at next to no cost, such as a projection:
+            name -> name of the other. Where both are wanted, the encoder runs once.
+        unused_by_encode: names of own modules and parameters that ``encode`` never reads, such as the text tower of a
+            dual encoder. A teacher does without them.
     """
 
     modality: ClassVar[str]
     embed_dims: int
     strides: tuple[int, ...] = ()
+    derived_features: ClassVar[Mapping[str, str]] = {}
+    unused_by_encode: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, preprocess: Preprocess | dict[str, Any]) -> None:
         super().__init__()
@@ -65,6 +72,23 @@ class Backbone(nn.Module):
         choices = cls.feature_choices()
         families = tuple(choice[:-1] for choice in choices if choice.endswith("-k"))
         return name in choices or bool(families and name.startswith(families) and name.rsplit("-", 1)[-1].isdigit())
+
+    def feature_dims(self, feature: str | None = None) -> int:
+        """Width of the pooled feature ``feature``."""
+        return self.embed_dims
+
+    def derive(self, feature: str, source: Tensor) -> Tensor:
+        """The feature ``feature`` (B, D) from ``source``, the one that ``derived_features`` names for it."""
+        raise NotImplementedError(f"{type(self).__name__} derives no features")
+
+    def teacher_copy(self) -> Backbone:
+        """An independent copy that ``encode`` works on, with the weights as they are and the names as they are."""
+        memo: dict[int, Any] = {id(self.preprocess): self.preprocess}  # frozen, and its tokenizer may be large
+        for name in self.unused_by_encode:
+            part = getattr(self, name, None)
+            if part is not None:
+                memo[id(part)] = None
+        return deepcopy(self, memo)
 
     def raw_features(self, batch: Batch) -> Tensor:
         """Flattened input ``(B, F)`` of a preprocessed batch: the baseline that every probe prints beside ours."""
