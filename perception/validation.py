@@ -151,6 +151,8 @@ def registry_at(path: Path_) -> Any | None:
         return None
     if len(keys) == 2 and keys[0] == "evaluation" and keys[1] in _EVALUATION_SETS:
         return reg.DATASETS
+    if keys[-1] == "model" and len(keys) > 1:  # a backbone's own argument, such as the model of a CLIP
+        return None
     return _PLACES.get(keys[-1])
 
 
