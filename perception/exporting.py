@@ -74,8 +74,7 @@ def load_weights(backbone: Backbone, source: str | Path, seed: int | None = None
     """
     state, record, origin = read_backbone_state(source, torch.initial_seed() if seed is None else seed)
     preprocess = record.get("preprocess")
-    if preprocess:
-        backbone.preprocess.require_same(preprocess, origin)
+    backbone.require_compatible(record, origin)
     load_state(backbone, state, origin)
     step = f", step {record['step']}" if record.get("step") is not None else ""
     unrecorded = "" if preprocess else "; it holds no Preprocess record, so normalisation could not be compared"
@@ -157,7 +156,7 @@ def export_backbone(
     state, record, origin = read_backbone_state(run, seed)
     if not record.get("config"):
         raise CheckpointError(f"{origin} does not hold the config it was trained with, so it cannot be exported")
-    config = {key: value for key, value in record["config"].items() if key != "init_from"}
+    config = _own_config(record)
     backbone = build_backbone(config)
     if record.get("preprocess"):
         backbone.preprocess.require_same(record["preprocess"], origin)
@@ -203,11 +202,22 @@ def load_backbone(path: str | Path, device: str | torch.device = "cpu", seed: in
         raise CheckpointError(
             f"{origin} does not hold the config of its backbone; build it from a config with init_from={str(path)!r}"
         )
-    backbone = build_backbone({key: value for key, value in record["config"].items() if key != "init_from"})
+    backbone = build_backbone(_own_config(record))
     if record.get("preprocess"):
         backbone.preprocess.require_same(record["preprocess"], origin)
     load_state(backbone, state, origin)
     return backbone.to(device).eval()
+
+
+def _own_config(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Config from which the recorded backbone is built without anything else.
+
+    The Preprocess record takes the place of what it was made from, which may ask for data, such as the captions that a
+    vocabulary was fitted to.
+    """
+    config = {key: value for key, value in record["config"].items() if key != "init_from"}
+    recorded = record.get("preprocess")
+    return {**config, "preprocess": recorded} if recorded and config.get("preprocess") else config
 
 
 def is_export(path: str | Path) -> bool:

@@ -105,6 +105,17 @@ class Backbone(nn.Module):
         """Weights of another input size converted to this one's, such as positions resampled to another grid."""
         return state
 
+    def require_compatible(self, record: Mapping[str, Any], source: str) -> None:
+        """Raise a ``CheckpointError`` where weights were made under choices that no tensor's shape shows.
+
+        Args:
+            record: what is known of the weights: ``preprocess``, and ``config``, the backbone's config they were made
+                with. Either may be absent, as in public files.
+            source: where they come from, for the message.
+        """
+        if record.get("preprocess"):
+            self.preprocess.require_same(record["preprocess"], source)
+
     def layer_count(self) -> int:
         """Number of layer-decay groups between input (0) and head (``layer_count() - 1``)."""
         return 2

@@ -12,7 +12,7 @@ from torch import Tensor
 MAX_STORED_WEIGHTS = 1024 * 1024
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """``softmax(q k^T / sqrt(d)) v``.
 
     On CPUs torch's fused kernel is slow in bfloat16 (backward takes ten times as long as plain matrix products at 17 to
@@ -22,6 +22,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q: (B, heads, N, d).
         k: (B, heads, M, d).
         v: (B, heads, M, d).
+        mask: bool, broadcast to (B, heads, N, M), True where a query may look; each looks at something.
+        causal: query i looks at keys 0 to i only; N = M.
 
     Returns:
         (B, heads, N, d).
@@ -29,5 +31,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     low_precision = q.dtype in (torch.bfloat16, torch.float16)
     if q.device.type == "cpu" and low_precision and q.shape[-2] * k.shape[-2] <= MAX_STORED_WEIGHTS:
         weights = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-2, -1)
+        if causal:
+            mask = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        if mask is not None:
+            weights = weights.masked_fill(~mask, float("-inf"))
         return weights.softmax(dim=-1).to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)

@@ -110,5 +110,8 @@ def _told(theirs: Any, mine: Any) -> str:
             f"{len(theirs)} entries there, {len(mine)} here; they part at entry {place}: "
             f"{first[0]} there, {first[1]} here"
         )
-    shown = [text if len(text) <= 80 else f"{text[:40]}... ({len(text)} characters)" for text in map(repr, (theirs, mine))]
-    return f"{shown[0]} there, {shown[1]} here"
+    return f"{_short(repr(theirs))} there, {_short(repr(mine))} here"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:40]}... ({len(text)} characters)"

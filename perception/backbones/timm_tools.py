@@ -1,0 +1,64 @@
+"""What timm's networks do not tell in one way: layer groups, means over places, other image sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from perception.errors import nearest
+
+
+def unknown_model(name: str) -> str | None:
+    """What is wrong with a timm model's name, its nearest relatives included; ``None`` if it exists."""
+    import timm
+
+    bare = name.split(".")[0]
+    if timm.is_model(bare):
+        return None
+    near = nearest(bare, timm.list_models())
+    return f"timm has no such model{'; near it are ' + ', '.join(map(repr, near)) if near else ''}"
+
+
+def layer_groups(network: nn.Module) -> tuple[dict[str, int], int]:
+    """Layer-decay group of every parameter by timm's own matcher, input 0, and the number of the last group.
+
+    The last group holds the final norm and the head.
+    """
+    from timm.models import group_parameters
+
+    matcher: Any = network.group_matcher()  # type: ignore[operator]
+    groups = group_parameters(network, matcher, reverse=True)
+    return groups, max(groups.values())
+
+
+def mean_of_places(network: Any, features: Tensor) -> Tensor:
+    """Mean over the places of unpooled features: tokens (B, N, D), maps (B, D, h, w) or (B, h, w, D) -> (B, D)."""
+    if features.ndim == 2:
+        return features
+    if features.ndim == 3:
+        return features[:, getattr(network, "num_prefix_tokens", 0) :].mean(dim=1)
+    last = getattr(network, "output_fmt", "NCHW") == "NHWC"
+    return features.mean(dim=(1, 2) if last else (2, 3))
+
+
+def set_image_size(network: Any, size: tuple[int, int]) -> None:
+    """Make a network for images of ``size``: where its parameters depend on it, they are resampled.
+
+    Plain vision transformers then also take any other size, and interpolate their positions to its grid.
+    """
+    from timm.layers import Format, PatchEmbed
+    from timm.models import VisionTransformer
+
+    embed = getattr(network, "patch_embed", None)
+    native = getattr(embed, "img_size", None)
+    if hasattr(network, "set_input_size") and native is not None and tuple(native) != size:
+        network.set_input_size(img_size=size)
+    if isinstance(network, VisionTransformer) and type(embed) is PatchEmbed and not network.dynamic_img_size:
+        network.dynamic_img_size = True  # type: ignore[misc]  # final for scripting alone
+        embed.strict_img_size, embed.flatten, embed.output_fmt = False, False, Format.NHWC
+
+
+def strides_of(network: Any) -> tuple[int, ...]:
+    """Down-sampling of every map that ``forward_intermediates`` can give."""
+    return tuple(int(stage["reduction"]) for stage in network.feature_info)
