@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from mmengine.logging import print_log
 from perception.datasets.base import data_root
 from perception.datasets.caption_records import read_json
 from perception.datasets.captions import CaptionedImages
-from perception.datasets.class_names import LANGUAGES, read_class_names
+from perception.datasets.class_names import FILE, LANGUAGES, ClassNames, read_class_names
 from perception.datasets.image_files import FileBytes, LazyImages
 from perception.datasets.images import check_split, missing_files
 from perception.errors import ConfigError, Fault, not_among
@@ -89,6 +91,22 @@ class RSICDMini(CaptionedImages):
             seed,
         )
         self.split = split
+        self._root = str(folder)
+
+    @cached_property
+    def _names(self) -> ClassNames | None:
+        file = Path(self._root) / FILE
+        return read_class_names("rsicd30", LANGUAGES, self._root) if file.is_file() else None
+
+    @property
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        """Per language the names of the classes in label order; empty without the file of names."""
+        return {} if self._names is None else dict(self._names.names)
+
+    @property
+    def class_templates(self) -> dict[str, str]:
+        """Per language a text with ``{}`` in place of the name; empty without the file of names."""
+        return {} if self._names is None else dict(self._names.templates)
 
     @classmethod
     def _faults(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
