@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from perception.backbones.base import Backbone
 from perception.engine.balancing import build_balancer
 from perception.pretext.base import Pretext
+from perception.pretext.shared import with_memo
 from perception.registry import BACKBONES, MODELS, PRETEXTS
 from perception.tasks.base import PerceptionModel
 from perception.transforms.preprocess import Batch
@@ -45,6 +46,7 @@ class Pretrainer(PerceptionModel):
     def forward(self, batch: Batch, mode: str = "loss") -> dict[str, Tensor]:  # type: ignore[override]
         """Losses of every pretext on a preprocessed batch."""
         losses: dict[str, Tensor] = {}
+        batch = with_memo(batch)  # a view that several pretexts look at is encoded once
         for name, pretext in self.pretexts.items():
             for key, value in pretext(self.backbone, batch).items():
                 losses[key if len(self.pretexts) == 1 else f"{name}.{key}"] = value
@@ -53,6 +55,11 @@ class Pretrainer(PerceptionModel):
     def combine(self, losses: dict[str, Tensor]) -> Tensor:
         """One scalar out of the named losses, by the balancer."""
         return self.balancer(losses, [p for p in self.backbone.parameters() if p.requires_grad])
+
+    def before_training(self, epoch_length: int, total_steps: int) -> None:
+        """Tell every pretext how long the run is."""
+        for pretext in self.pretexts.values():
+            pretext.before_training(epoch_length, total_steps)  # type: ignore[operator]
 
     def before_step(self, step: int, total_steps: int) -> None:
         """Tell every pretext where the run stands."""

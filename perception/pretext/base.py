@@ -29,6 +29,9 @@ class Pretext(nn.Module):
             Scalars by name. Names that contain ``loss`` are balanced and minimised, the others are logged only.
         """
 
+    def before_training(self, epoch_length: int, total_steps: int) -> None:
+        """Learn how long the run is, in steps, for schedules that are stated in epochs. Called before the first."""
+
     def before_step(self, step: int, total_steps: int) -> None:
         """Set whatever follows a schedule (momentum, temperature). A pure function of ``step``: resume relies on it."""
 

@@ -36,6 +36,7 @@ from perception.layers.positions import sincos_2d
 from perception.layers.transformer import LAYER_NORM_EPS, Block, init_transformer
 from perception.losses.masked_pixels import masked_pixel_loss, normalize_patches, patch_statistics
 from perception.pretext.base import Pretext
+from perception.pretext.pictures import tile
 from perception.registry import PRETEXTS
 from perception.transforms.image_preprocess import ImagePreprocess
 from perception.transforms.preprocess import Batch
@@ -197,7 +198,7 @@ class MAE(Pretext):
         grey = patches.new_zeros(())  # the mean of the data set
         columns = [patches, torch.where(removed, grey, patches), pred, torch.where(removed, pred, patches)]
         pixels = [record.denormalize(unpatchify(column, self.patch_size, self.grid)).cpu() for column in columns]
-        return {"mae_reconstruction": _tile(torch.stack(pixels, dim=1).numpy())}
+        return {"mae_reconstruction": tile(torch.stack(pixels, dim=1).numpy())}
 
     def _checked(self, backbone: Backbone, images: Tensor) -> ViT:
         vit = _require_vit(backbone)
@@ -233,19 +234,3 @@ def _require_vit(backbone: Backbone) -> ViT:
     if not isinstance(backbone, ViT):
         raise ConfigError(f"MAE needs a backbone that can skip patches, such as ViT, not {type(backbone).__name__}")
     return backbone
-
-
-def _tile(images: np.ndarray, gap: int = 2, scale_to: int = 64) -> np.ndarray:
-    """uint8 (rows, columns, C, H, W) -> one white-ruled picture (H', W', 3); small images are enlarged."""
-    rows, columns, channels, height, width = images.shape
-    factor = max(1, scale_to // height)
-    images = images.repeat(factor, axis=3).repeat(factor, axis=4)
-    if channels != 3:  # grey, or the first band of many
-        images = images[:, :, :1].repeat(3, axis=2)
-    height, width = height * factor + gap, width * factor + gap
-    canvas = np.full((rows * height + gap, columns * width + gap, 3), 255, dtype=np.uint8)
-    for row in range(rows):
-        for column in range(columns):
-            top, left = row * height + gap, column * width + gap
-            canvas[top : top + height - gap, left : left + width - gap] = images[row, column].transpose(1, 2, 0)
-    return canvas

@@ -54,6 +54,19 @@ class SampleRandom:
         """(n,) int64 in [low, high)."""
         return (low + np.floor(self.uniform() * (high - low))).astype(np.int64)
 
+    def streams(self, count: int) -> SampleRandom:
+        """``count`` independent streams for every sample: random numbers of (count * n,), stream by stream.
+
+        For several views of each sample, drawn in one go. It takes one draw.
+        """
+        golden = np.uint64(0x9E3779B97F4A7C15)
+        base = self.bits()
+        split = SampleRandom(0, 0, np.tile(self.indices, count))
+        with np.errstate(over="ignore"):
+            offsets = (np.arange(count, dtype=np.uint64) + np.uint64(1)) * golden
+            split._key = _mix(base[None, :] + offsets[:, None]).reshape(-1)
+        return split
+
     def generator(self, position: int) -> np.random.Generator:
         """A numpy generator for the sample at ``position`` of the batch, for transforms that draw at their own pace."""
         return np.random.default_rng(int(self._key[position]))

@@ -11,13 +11,18 @@ from perception.registry import HOOKS
 
 @HOOKS.register_module()
 class PretextHook(Hook):
-    """Calls ``before_step(step, total_steps)`` and ``after_step()`` of models that have them.
+    """Calls ``before_training``, ``before_step(step, total_steps)`` and ``after_step()`` of models that have them.
 
     ``step`` counts from 0. With gradient accumulation ``after_step`` follows updates, not batches: a teacher averages
     weights that have moved.
     """
 
     priority = "HIGH"
+
+    def before_train(self, runner: Any) -> None:
+        """Lengths."""
+        if hasattr(runner.bare_model, "before_training"):
+            runner.bare_model.before_training(runner.train_loop.epoch_length, runner.max_iters)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Schedules."""

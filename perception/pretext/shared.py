@@ -1,0 +1,87 @@
+"""What pretexts on image views share: each view is encoded once a step, however many of them look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from perception.backbones.base import Backbone
+from perception.errors import DataError
+from perception.transforms.preprocess import Batch
+
+Which = Literal["image", "globals", "all"]
+_MEMO = "encoded_views"
+
+
+def with_memo(batch: Batch) -> Batch:
+    """A shallow copy of ``batch`` in which ``encode_views`` remembers what it has encoded: one for every forward pass.
+
+    Batches without a memory are encoded anew by every call, so that nobody is handed the features of older weights.
+    """
+    return {**batch, _MEMO: {}}
+
+
+def encode_views(backbone: Backbone, batch: Batch, feature: str | None = None, which: Which = "image") -> Tensor:
+    """Pooled features of views: (V, B, D).
+
+    Views of equal size go through the backbone in one batch. In a batch of ``with_memo`` a view that was encoded before
+    is not encoded again; features that the backbone derives from another one (``derived_features``) come from that.
+
+    Args:
+        backbone: the encoder.
+        batch: preprocessed batch with ``image`` (B, C, H, W) or ``views``, a list of such, global ones first.
+        feature: one of the backbone's pooled features.
+        which: ``image``: the image, or the first view where there are views (V = 1); ``globals``: the global views;
+            ``all``: every view.
+    """
+    feature = feature or backbone.feature_choices()[0]
+    source = backbone.derived_features.get(feature)
+    if source is not None:
+        encoded = encode_views(backbone, batch, source, which)
+        return backbone.derive(feature, encoded.flatten(0, 1)).unflatten(0, encoded.shape[:2])
+    views = views_of(batch, which)
+    memo: dict[Any, Tensor] = batch.get(_MEMO, {})
+    # What was encoded without gradients is of no use with them.
+    keys = [(id(backbone), feature, i, torch.is_grad_enabled()) for i in range(len(views))]
+    todo: dict[tuple[int, ...], list[int]] = {}
+    for i, (key, view) in enumerate(zip(keys, views, strict=True)):
+        if key not in memo:
+            todo.setdefault(tuple(view.shape), []).append(i)
+    for places in todo.values():
+        parts = encode_together(backbone, [views[i] for i in places], feature)
+        memo.update((keys[i], part) for i, part in zip(places, parts, strict=True))
+    found = [memo[key] for key in keys]
+    return torch.stack(found)
+
+
+def encode_together(backbone: Backbone, views: Sequence[Tensor], feature: str | None = None) -> Tensor:
+    """Views of one shape (B, C, H, W) through ``backbone`` as one batch: (V, B, D)."""
+    images = views[0] if len(views) == 1 else torch.cat(list(views))
+    return backbone.encode({backbone.modality: images}, feature).unflatten(0, (len(views), -1))
+
+
+def views_of(batch: Batch, which: Which = "all") -> list[Tensor]:
+    """The preprocessed views that ``which`` means; see ``encode_views``.
+
+    Raises:
+        DataError: several views are asked for, and the batch has none.
+    """
+    views = batch.get("views")
+    if views is None:
+        if which != "image":
+            raise DataError(
+                "the batch has no 'views': add MultiCrop to the transforms of the training set, and let the backbone's "
+                "Preprocess record be one of images"
+            )
+        return [batch["image"]]
+    return list(views[: {"image": 1, "globals": global_count(batch), "all": len(views)}[which]])
+
+
+def global_count(batch: Batch) -> int:
+    """Number of global views: those of ``global_views`` where the batch tells it, else all as large as the first."""
+    views = batch["views"]
+    told = batch.get("global_views")
+    return int(told) if told is not None else sum(view.shape == views[0].shape for view in views)
