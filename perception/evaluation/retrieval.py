@@ -5,24 +5,22 @@ of its own entries, ``above`` the number of foreign entries that score higher an
 exactly b, there are three readings of ties: optimistic (``above < k``), pessimistic (``above + tied < k``) and
 expected, the chance of a hit if ties are broken at random. Top-k by a sort is one draw of the last.
 
-The score matrix of M texts and N images is never held: tiles of it are multiplied in float32, counted in both
-directions and dropped. Equal feature rows are multiplied once and counted with their number, so that equal captions
-tie exactly whatever the tile size.
+The score matrix of M texts and N images is never held: its tiles, in float32, are counted in both directions and
+dropped; see ``score_tiles``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from perception.evaluation.score_tiles import TILE, Asks, Cells, Given, Products, cell_scores, count_tiles
+
 TIES = ("optimistic", "pessimistic", "expected")
-TILE = 1024
-_FEW_TILES = 64  # so few that multiplying all of them twice costs nothing
-_HASHED_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -118,12 +116,12 @@ def retrieval_ranks(
     """
     if texts.ndim != 2 or images.ndim != 2 or texts.shape[1] != images.shape[1]:
         raise ValueError(f"features (M, D) and (N, D) expected, got {tuple(texts.shape)} and {tuple(images.shape)}")
-    return _both(_Products(texts, images, rows), pairs, tile)
+    return _both(Products(texts, images, rows), pairs, tile)
 
 
 def ranks_of_scores(scores: Tensor, pairs: Tensor, tile: int = TILE) -> tuple[Ranks, Ranks]:
     """Ranks of both directions out of a score matrix ``(M, N)`` of texts and images; see ``retrieval_ranks``."""
-    return _both(_Given(scores), pairs, tile)
+    return _both(Given(scores), pairs, tile)
 
 
 def true_recall(
@@ -141,15 +139,20 @@ def true_recall(
     Returns:
         ``i2t true R@k`` and ``t2i true R@k`` by name, as fractions.
     """
-    source = _Products(texts, images, rows)
+    source = Products(texts, images, rows)
     pairs = _checked(pairs, source)
-    scores = _own_scores(source, pairs, tile)
-    of_texts, of_images = source.row_of[pairs[:, 0]], source.column_of[pairs[:, 1]]
-    counts = _count(source, _Asks.of(of_texts, scores), _Asks.of(of_images, scores), pairs, tile)
+    cells = Cells.of(source, pairs)
+    scores = cell_scores(source, cells, tile)
+    own = scores[cells.of_pair]
+    of_texts, of_images = (Asks.of(place[cells.of_pair], own) for place in (cells.row, cells.column))
+    counts = count_tiles(source, of_texts, of_images, cells, tile)
     found: dict[str, float] = {}
-    for name, (above, level), side in (("i2t", counts.columns, 1), ("t2i", counts.rows, 0)):
-        # A pair ties with itself, even where its two multiplications differ in the last bit.
-        above, level = above - (counts.pairs > scores).long(), level + (counts.pairs < scores).long()
+    for name, (above, level), side, weight in (
+        ("i2t", counts.columns, 1, source.row_weight[cells.row]),
+        ("t2i", counts.rows, 0, source.column_weight[cells.column]),
+    ):
+        again, alike = counts.cells[cells.of_pair], weight[cells.of_pair].long()
+        above, level = above - alike * (again > own), level + alike * (again < own)
         query, owned = pairs[:, side].unique(return_inverse=True)
         number = torch.bincount(owned, minlength=len(query)).double()
         for k in ks:
@@ -159,100 +162,38 @@ def true_recall(
     return found
 
 
-class _Given:
-    """Scores that exist as a matrix: every entry stands for itself."""
-
-    def __init__(self, scores: Tensor) -> None:
-        if scores.ndim != 2 or not torch.isfinite(scores).all():
-            raise ValueError(f"a matrix of finite scores expected, got {tuple(scores.shape)}")
-        self.scores = scores if scores.is_floating_point() else scores.double()
-        self.dtype = self.scores.dtype
-        self.row_of, self.column_of = (torch.arange(size, device=scores.device) for size in scores.shape)
-        self.row_weight, self.column_weight = (torch.ones(size, device=scores.device) for size in scores.shape)
-
-    def tile(self, rows: Any, columns: Any) -> Tensor:
-        return self.scores[rows][:, columns]
-
-
-class _Products:
-    """Cosine similarity of distinct rows, multiplied when a tile is asked for."""
-
-    dtype = torch.float32
-
-    def __init__(self, texts: Tensor, images: Tensor, rows: Tensor | None = None) -> None:
-        self.texts, self.images = texts, images
-        self.row_first, self.row_of, self.row_weight = distinct_rows(texts)
-        if rows is not None:
-            self.row_of = self.row_of[rows.to(texts.device)]
-            self.row_weight = torch.bincount(self.row_of, minlength=len(self.row_first)).float()
-        self.column_first, self.column_of, self.column_weight = distinct_rows(images)
-        self.row_scale, self.column_scale = _inverse_norms(texts), _inverse_norms(images)
-
-    def tile(self, rows: Any, columns: Any) -> Tensor:
-        left, right = self.row_first[rows], self.column_first[columns]
-        return (self.texts[left].float() * self.row_scale[left, None]) @ (
-            self.images[right].float() * self.column_scale[right, None]
-        ).T
-
-
-@dataclass(frozen=True)
-class _Asks:
-    """Questions to rows or columns: how many entries score above a threshold.
-
-    Attributes:
-        place: ``(Q,)`` the distinct row or column of each, sorted.
-        level: ``(Q,)`` thresholds in that order.
-        order: ``(Q,)`` number of the question that stands at each place.
-    """
-
-    place: Tensor
-    level: Tensor
-    order: Tensor
-
-    @classmethod
-    def of(cls, place: Tensor, level: Tensor) -> _Asks:
-        place, order = place.sort(stable=True)
-        return cls(place.contiguous(), level[order], order)
-
-    def between(self, first: int, last: int) -> tuple[int, int]:
-        ends = torch.searchsorted(self.place, torch.tensor([first, last], device=self.place.device))
-        return int(ends[0]), int(ends[1])
-
-    def sorted_back(self, counts: Tensor) -> Tensor:
-        return torch.empty_like(counts).index_copy_(0, self.order, counts).round().long()
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """Entries above each question's threshold, and at or above it; and what the pairs scored in their tiles."""
-
-    rows: tuple[Tensor, Tensor]
-    columns: tuple[Tensor, Tensor]
-    pairs: Tensor
-
-
 def _both(source: Any, pairs: Tensor, tile: int) -> tuple[Ranks, Ranks]:
     pairs = _checked(pairs, source)
-    scores = _own_scores(source, pairs, tile)
+    cells = Cells.of(source, pairs)
+    scores = cell_scores(source, cells, tile)
     sides = []
     for side, places in ((1, source.column_of), (0, source.row_of)):
         query, owned = pairs[:, side].unique(return_inverse=True)
         best = torch.full((len(query),), -torch.inf, dtype=scores.dtype, device=scores.device)
-        best.scatter_reduce_(0, owned, scores, "amax")
-        sides.append((query, owned, best, _Asks.of(places[query], best)))
-    counts = _count(source, sides[1][3], sides[0][3], pairs, tile)
+        best.scatter_reduce_(0, owned, scores[cells.of_pair], "amax")
+        sides.append((query, owned, best, Asks.of(places[query], best)))
+    counts = count_tiles(source, sides[1][3], sides[0][3], cells, tile)
     ranks = []
-    for (query, owned, best, _), (above, level) in zip(sides, (counts.columns, counts.rows), strict=True):
-        # An own entry never counts as foreign, not even where two multiplications differ in the last bit.
-        above = above - _sum_of(counts.pairs > best[owned], owned, len(query))
-        level = level - _sum_of(counts.pairs >= best[owned], owned, len(query))
-        own = _sum_of(scores == best[owned], owned, len(query))
-        ranks.append(Ranks(above, level - above, own, query))
+    weights = source.row_weight[cells.row].long(), source.column_weight[cells.column].long()
+    for (query, owned, best, _), (above, level), weight in zip(
+        sides, (counts.columns, counts.rows), weights, strict=True
+    ):
+        # Of the cells that a query owns an entry of: which query, which cell, how many entries.
+        number = len(cells.row)
+        key, mine = (owned * number + cells.of_pair).unique(return_counts=True)
+        whose, cell = key // number, key % number
+        # What a cell holds scores the same, by definition. What the tile made of it, maybe another last bit, is taken
+        # out again; no entry of a cell is above the best own score, and those that are not own tie with it.
+        above = above - _sum_of(weight[cell] * (counts.cells[cell] > best[whose]), whose, len(query))
+        level = level - _sum_of(weight[cell] * (counts.cells[cell] >= best[whose]), whose, len(query))
+        top = scores[cell] == best[whose]
+        foreign = _sum_of((weight[cell] - mine) * top, whose, len(query))
+        ranks.append(Ranks(above, level - above + foreign, _sum_of(mine * top, whose, len(query)), query))
     return ranks[0], ranks[1]
 
 
-def _sum_of(hits: Tensor, group: Tensor, groups: int) -> Tensor:
-    return torch.zeros(groups, dtype=torch.int64, device=hits.device).index_add_(0, group, hits.long())
+def _sum_of(values: Tensor, group: Tensor, groups: int) -> Tensor:
+    return torch.zeros(groups, dtype=torch.int64, device=values.device).index_add_(0, group, values)
 
 
 def _checked(pairs: Tensor, source: Any) -> Tensor:
@@ -263,127 +204,3 @@ def _checked(pairs: Tensor, source: Any) -> Tensor:
     if bool((pairs < 0).any()) or bool((pairs.cpu().amax(0) >= limits).any()):
         raise ValueError(f"a pair names a text or image beyond the {limits.tolist()} that are there")
     return pairs.long().to(source.row_of.device).unique(dim=0)
-
-
-def _tiles(size: int, tile: int) -> Iterator[tuple[int, int]]:
-    return ((first, min(first + tile, size)) for first in range(0, size, tile))
-
-
-def _own_scores(source: Any, pairs: Tensor, tile: int) -> Tensor:
-    """``(P,)`` scores of the pairs, by the same multiplication as those that they are compared with.
-
-    A sum in another order would differ in the last bits, which matters where all features are alike.
-    """
-    rows, columns = source.row_of[pairs[:, 0]], source.column_of[pairs[:, 1]]
-    height, width = len(source.row_weight), len(source.column_weight)
-    if -(-height // tile) * -(-width // tile) <= _FEW_TILES:
-        nothing = _Asks(rows[:0], source.row_weight[:0], rows[:0])
-        return _count(source, nothing, nothing, pairs, tile).pairs
-    scores = torch.empty(len(pairs), dtype=source.dtype, device=rows.device)
-    for first, last in _tiles(len(pairs), tile):
-        # Gathered into tiles, of which there are M / tile: little beside those of the matrix.
-        some, place = columns[first:last].unique(return_inverse=True)
-        part = source.tile(rows[first:last], some)
-        scores[first:last] = part.gather(1, place[:, None])[:, 0]
-    return scores
-
-
-def _count(source: Any, ask_rows: _Asks, ask_columns: _Asks, pairs: Tensor, tile: int) -> _Counts:
-    """Go once through the tiles of the matrix."""
-    height, width = len(source.row_weight), len(source.column_weight)
-    # Sums of whole numbers are exact in float32 up to 2^24.
-    exact = torch.float32 if len(source.row_of) + len(source.column_of) < 2**24 else torch.float64
-    row_weight, column_weight = source.row_weight.to(exact), source.column_weight.to(exact)
-    rows, columns = source.row_of[pairs[:, 0]], source.column_of[pairs[:, 1]]
-    across = -(-width // tile)
-    pair_tile, pair_order = ((rows // tile) * across + columns // tile).sort()
-    of_rows = [torch.zeros(len(ask_rows.place), dtype=torch.float64, device=rows.device) for _ in range(2)]
-    of_columns = [torch.zeros(len(ask_columns.place), dtype=torch.float64, device=rows.device) for _ in range(2)]
-    values = torch.empty(len(pairs), dtype=source.dtype, device=rows.device)
-    # Of a tile, where so much is asked.
-    room = max(min(tile, len(a.place)) * min(tile, b) for a, b in ((ask_rows, width), (ask_columns, height)))
-    mask = torch.empty(room, dtype=exact, device=rows.device)
-    for down, (top, bottom) in enumerate(_tiles(height, tile)):
-        for right, (left, end) in enumerate(_tiles(width, tile)):
-            number = torch.tensor([down * across + right, down * across + right + 1], device=rows.device)
-            start, stop = torch.searchsorted(pair_tile, number).tolist()
-            asked = ask_rows.between(top, bottom), ask_columns.between(left, end)
-            if start == stop and all(first == last for first, last in asked):
-                continue
-            scores = source.tile(slice(top, bottom), slice(left, end))
-            inside = pair_order[start:stop]
-            values[inside] = scores[rows[inside] - top, columns[inside] - left]
-            _ask(scores, ask_rows, asked[0], top, column_weight[left:end], of_rows, mask, tile)
-            _ask(scores.T, ask_columns, asked[1], left, row_weight[top:bottom], of_columns, mask, tile)
-    (rows_above, rows_level), (columns_above, columns_level) = of_rows, of_columns
-    return _Counts(
-        (ask_rows.sorted_back(rows_above), ask_rows.sorted_back(rows_level)),
-        (ask_columns.sorted_back(columns_above), ask_columns.sorted_back(columns_level)),
-        values,
-    )
-
-
-def _ask(
-    scores: Tensor,
-    asks: _Asks,
-    asked: tuple[int, int],
-    offset: int,
-    weight: Tensor,
-    totals: list[Tensor],
-    mask: Tensor,
-    tile: int,
-) -> None:
-    """Add what one tile ``scores`` (rows asked, columns counted) says to the ``totals`` of the questions."""
-    for first in range(asked[0], asked[1], tile):
-        last = min(first + tile, asked[1])
-        place = asks.place[first:last] - offset
-        whole = len(place) == len(scores) and bool((place[1:] > place[:-1]).all())
-        part = scores if whole else scores[place]
-        # Written as numbers, not truth values: a matrix product counts them many times faster than a sum. The layout
-        # of the buffer follows that of the tile.
-        upright = part.is_contiguous()
-        room = mask[: part.numel()]
-        above = room.view(part.shape) if upright else room.view(part.shape[1], part.shape[0]).T
-        level = asks.level[first:last, None]
-        for compare, total in zip((torch.gt, torch.ge), totals, strict=True):
-            compare(part, level, out=above)
-            total[first:last] += above @ weight
-
-
-def _inverse_norms(x: Tensor) -> Tensor:
-    """``(n,)`` float32; 0 for a row of zeros, which then scores 0 with everything."""
-    norms = torch.cat([part.float().norm(dim=1) for part in x.split(_HASHED_ROWS)] or [x.new_zeros(0)])
-    return torch.where(norms > 0, 1 / norms.clamp_min(torch.finfo(torch.float32).tiny), torch.zeros_like(norms))
-
-
-def distinct_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of ``x`` ``(n, D)`` up to equality, without a copy of them.
-
-    Returns:
-        ``(g,)`` position of the first of each group, ``(n,)`` group of each row, ``(g,)`` float32 size of each group.
-        Groups are in the order in which they first appear.
-    """
-    random = torch.randint(-(2**62), 2**62, (x.shape[1],), generator=torch.Generator().manual_seed(0)).to(x.device)
-    codes = []
-    for part in x.split(_HASHED_ROWS):
-        values = part.float()
-        if not torch.isfinite(values).all():
-            raise ValueError("features must be finite")
-        # + 0.0 makes a negative zero a positive one, which it is equal to.
-        codes.append(((values + 0.0).view(torch.int32).long() * (random | 1)).sum(1))
-    code = torch.cat(codes) if codes else torch.zeros(0, dtype=torch.int64, device=x.device)
-    _, group = code.unique(return_inverse=True)
-    groups = int(group.max()) + 1 if len(group) else 0
-    rows = torch.arange(len(x), device=x.device)
-    first = torch.full((groups,), len(x), device=x.device).scatter_reduce_(0, group, rows, "amin")
-    # Rows of one hash that differ after all stand for themselves.
-    repeated = (first[group] != rows).nonzero()[:, 0]
-    strangers = [some[(x[some] != x[first[group[some]]]).any(1)] for some in repeated.split(_HASHED_ROWS)]
-    alone = torch.cat(strangers) if strangers else repeated
-    group[alone] = groups + torch.arange(len(alone), device=x.device)
-    first = torch.cat([first, alone])
-    first, order = first.sort()
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=x.device)
-    group = place[group]
-    return first, group, torch.bincount(group, minlength=len(first)).float()

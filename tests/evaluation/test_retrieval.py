@@ -12,7 +12,6 @@ from torch.nn.functional import normalize
 from perception.evaluation import retrieval
 from perception.evaluation.retrieval import (
     Ranks,
-    distinct_rows,
     miss_chance,
     owner_pairs,
     ranks_of_scores,
@@ -20,6 +19,7 @@ from perception.evaluation.retrieval import (
     true_recall,
 )
 from perception.evaluation.retrieval_bounds import recalls
+from perception.evaluation.score_tiles import distinct_rows
 
 KS = (1, 5, 10)
 
@@ -117,7 +117,7 @@ def test_rank_form_is_top_k_without_ties():
 
 
 @pytest.mark.parametrize("tile", [2, 7, 64, 1000])
-def test_chunked_equals_unchunked(tile, monkeypatch):
+def test_chunked_equals_unchunked(tile):
     torch.manual_seed(1)
     owner = owners(30)
     images, texts = torch.randn(30, 16), torch.randn(len(owner), 16)
@@ -126,11 +126,7 @@ def test_chunked_equals_unchunked(tile, monkeypatch):
     scores = normalize(texts, dim=1) @ normalize(images, dim=1).T
     scores[10], scores[:, 5] = scores[50], scores[:, 7]  # equal rows, whatever the multiplication does with them
     assert [listed(r) for r in whole] == by_definition(scores, owner_pairs(owner))
-    for few in (64, 0):  # own scores out of the tiles themselves, and out of gathered ones
-        monkeypatch.setattr(retrieval, "_FEW_TILES", few)
-        assert list(map(listed, retrieval_ranks(texts, images, owner_pairs(owner), tile=tile))) == list(
-            map(listed, whole)
-        )
+    assert list(map(listed, retrieval_ranks(texts, images, owner_pairs(owner), tile=tile))) == list(map(listed, whole))
 
 
 def test_texts_held_once_are_as_if_repeated():
