@@ -49,11 +49,13 @@ class Dataset(TorchDataset):
         modality: name of the modality.
         classes: class names in label order, empty without labels.
         full_batch: True where one batch is the whole data set (a node-level graph).
+        captioned: True where ``fetch`` gives ``captions``.
     """
 
     modality: ClassVar[str]
     classes: tuple[str, ...] = ()
     full_batch: ClassVar[bool] = False
+    captioned: ClassVar[bool] = False
 
     def __init__(self, transforms: Sequence[Transform | dict[str, Any]] = (), seed: int = 0) -> None:
         self.seed = seed

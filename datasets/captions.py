@@ -44,6 +44,7 @@ class CaptionedImages(Dataset):
     """
 
     modality: ClassVar[str] = "image"
+    captioned: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -5,11 +5,11 @@ A section's keys are the parameters of a function here, so that they are checked
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from perception.errors import Fault, nearest
-from perception.registry import BACKBONES, PROTOCOLS
+from perception.registry import BACKBONES, DATASETS, PREPROCESSES, PROTOCOLS
 
 Typed = dict[str, Any]
 
@@ -40,6 +40,7 @@ def _evaluation(
     batch_size: int = 500,
     num_workers: int = 0,
     device: str | None = None,
+    trained_on: Sequence[str] | None = None,
 ) -> None:
     """See ``perception.evaluation.run.evaluate``."""
 
@@ -103,14 +104,25 @@ def evaluation_faults(cfg: Mapping[str, Any], find: Callable[[Any, Any], Any]) -
         yield Fault(
             "evaluation.protocols", protocols, "at least one protocol belongs here, such as knn=dict(type='KNN')"
         )
-    for name, protocol in protocols.items() if isinstance(protocols, dict) else ():
-        kind = find(PROTOCOLS, protocol.get("type")) if isinstance(protocol, dict) else None
-        for split in getattr(kind, "needs", ()):
-            if not section.get(split):
-                yield Fault(f"evaluation.{split}", section.get(split), f"the protocol {name!r} needs this data set")
-    feature, model = section.get("feature"), cfg.get("model")
+    model = cfg.get("model")
     backbone = model.get("backbone") if isinstance(model, dict) else None
     kind = find(BACKBONES, backbone.get("type")) if isinstance(backbone, dict) else None
+    for name, protocol in protocols.items() if isinstance(protocols, dict) else ():
+        judge = find(PROTOCOLS, protocol.get("type")) if isinstance(protocol, dict) else None
+        towers = getattr(judge, "judges", "features") == "towers"
+        own = towers and protocol.get("dataset")
+        for split in () if own else getattr(judge, "needs", ()):
+            if not section.get(split):
+                yield Fault(f"evaluation.{split}", section.get(split), f"the protocol {name!r} needs this data set")
+        if towers:
+            yield from _tower_faults(f"evaluation.protocols.{name}", judge, backbone, kind, find)
+            where = f"evaluation.protocols.{name}.dataset" if own else "evaluation.test"
+            yield from _caption_faults(where, own or section.get("test"), name, judge, find)
+    for place, judge, protocol in _online(cfg, find):
+        yield from _tower_faults(place, judge, backbone, kind, find)
+        if not protocol.get("dataset"):
+            yield from _caption_faults("evaluation.val", section.get("val"), place, judge, find)
+    feature = section.get("feature")
     if isinstance(feature, str) and kind is not None and not kind.has_feature(feature):
         choices = kind.feature_choices()
         yield Fault(
@@ -123,3 +135,38 @@ def evaluation_faults(cfg: Mapping[str, Any], find: Callable[[Any, Any], Any]) -
             torch.device(section["device"])
         except RuntimeError:
             yield Fault("evaluation.device", section["device"], "not a device, such as 'cpu', 'cuda' or 'cuda:1'")
+
+
+def _online(cfg: Mapping[str, Any], find: Callable[[Any, Any], Any]) -> Iterable[tuple[str, Any, Typed]]:
+    """Protocols of hooks that judge towers while training: place, class, config."""
+    hooks = cfg.get("custom_hooks")
+    for number, hook in enumerate(hooks if isinstance(hooks, list) else ()):
+        protocol = hook.get("protocol") if isinstance(hook, dict) else None
+        if isinstance(protocol, dict):
+            judge = find(PROTOCOLS, protocol.get("type"))
+            if getattr(judge, "judges", "features") == "towers":
+                yield f"custom_hooks.{number}.protocol", judge, protocol
+
+
+def _tower_faults(where: str, judge: Any, backbone: Any, kind: Any, find: Callable[[Any, Any], Any]) -> Iterable[Fault]:
+    """A backbone that has no text tower, or gets no tokenizer for it."""
+    if kind is None:  # told elsewhere
+        return
+    name = f"{judge.__name__} judges an image and a text tower"
+    if not callable(getattr(kind, "encode_text", None)):
+        yield Fault(where, judge.__name__, f"{name}, but the backbone {kind.__name__} has no text tower")
+        return
+    record = backbone.get("preprocess")
+    preprocess = find(PREPROCESSES, record.get("type")) if isinstance(record, dict) else None
+    if preprocess is not None and "tokenizer" not in preprocess.field_names():
+        text = f"{name}, but {preprocess.__name__} has no tokenizer; ImageTextPreprocess has one"
+        yield Fault("model.backbone.preprocess", record["type"], text)
+
+
+def _caption_faults(where: str, data: Any, name: str, judge: Any, find: Callable[[Any, Any], Any]) -> Iterable[Fault]:
+    """A data set without captions for a protocol that reads them."""
+    if not judge.reads_captions or not isinstance(data, dict):
+        return
+    kind = find(DATASETS, data.get("type"))
+    if kind is not None and not getattr(kind, "captioned", False):
+        yield Fault(where, data.get("type"), f"the protocol {name!r} reads captions, and {kind.__name__} has none")

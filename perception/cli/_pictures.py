@@ -82,10 +82,11 @@ def embedding_map(name: str, folder: Path, file: Path, kind: str, most: int = 20
     split = next((section[key] for key in ("test", "all") if section.get(key)), None)
     if split is None:
         return None
+    dataset = build_dataset(split)
+    if not len(dataset) or "label" not in dataset[0]:
+        return None
     backbone = load_backbone(folder)
-    found = extract(backbone, build_dataset(split), section.get("feature"), section.get("batch_size") or 500)[
-        "backbone"
-    ]
+    found = extract(backbone, dataset, section.get("feature"), section.get("batch_size") or 500)["backbone"]
     rows = np.linspace(0, len(found) - 1, min(most, len(found))).astype(int)
     x, y = found.x.numpy()[rows], found.y.numpy()[rows]
     points = project(x, kind)

@@ -90,6 +90,7 @@ def _export(args: argparse.Namespace) -> tuple[list[dict[str, Any]], Any]:
 
 def _runs(args: argparse.Namespace) -> int:
     from perception.config import load_config
+    from perception.evaluation.overlap import recorded_sources
     from perception.evaluation.results import RESULT_FILE, aggregate_rows
     from perception.evaluation.run import evaluate, untrained_backbone
     from perception.exporting import load_backbone
@@ -107,7 +108,8 @@ def _runs(args: argparse.Namespace) -> int:
         backbone = load_backbone(folder, device, opened.seed)
         twin = untrained_backbone(cfg["model"], opened.seed).to(device)
         cache = None if args.no_cache else folder / "features"
-        found.append(evaluate(backbone, cfg["evaluation"], opened.seed, twin, cache=cache))
+        sources = recorded_sources(folder)
+        found.append(evaluate(backbone, cfg["evaluation"], opened.seed, twin, cache=cache, trained_on=sources))
         out = args.out if args.out and len(folders) == 1 else folder / name
         _finish(args, out, found[-1], cfg, str(folder))
     if len(folders) > 1:

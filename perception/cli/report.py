@@ -67,7 +67,7 @@ def lines_of(name: str, folders: Sequence[Path]) -> list[Figure]:
     Raises:
         PerceptionError: no seed has a result.
     """
-    from perception.evaluation.results import RESULT_FILE, aggregate_rows
+    from perception.evaluation.results import RESULT_FILE, aggregate_rows, tie_bounds
     from perception.evaluation.stats import mean_std
 
     evaluations = [read_rows(f / RESULT_FILE) for f in folders if (f / RESULT_FILE).is_file()]
@@ -80,6 +80,8 @@ def lines_of(name: str, folders: Sequence[Path]) -> list[Figure]:
         label = " ".join(filter(None, (row["protocol"], row["variant"], row["metric"])))
         line = found.setdefault(label, {"run": name, "figure": label, "n": row["n"], "seeds": len(evaluations)})
         line[row["source"]] = (row["value"], row["std"])
+        line.setdefault("bounds", {})[row["source"]] = tie_bounds(row)
+        line["interval"] = line.get("interval", False) or (row["source"] == "trained" and row["proportion"])
     for metric in tests[0] if tests else ():
         values = [float(metrics[metric]) for metrics in tests if metric in metrics]
         if not metric.endswith("/n"):
@@ -93,7 +95,7 @@ def markdown(lines: Sequence[Figure]) -> str:
     """The table. Shares are in percent; a binomial interval tells what the test set's size allows to say."""
     from perception.evaluation.stats import binomial_interval
 
-    fixed = ("run", "figure", "n", "seeds", "trained", "untrained")
+    fixed = ("run", "figure", "n", "seeds", "trained", "untrained", "bounds", "interval")
     others = list(dict.fromkeys(key for line in lines for key in line if key not in fixed))
     columns = ["trained", "untrained", *others]
     head = ["run", "figure", "seeds", *columns, "test samples", "95 % of one run"]
@@ -101,18 +103,24 @@ def markdown(lines: Sequence[Figure]) -> str:
     for line in lines:
         share = "nll" not in line["figure"] and all(0 <= line[c][0] <= 1 for c in columns if c in line)
         width = "-"
-        if line["n"] and share and "trained" in line and "auroc" not in line["figure"]:
+        if line["n"] and share and "trained" in line and line.get("interval", True) and "auroc" not in line["figure"]:
             low, high = binomial_interval(line["trained"][0], line["n"])
             width = f"± {50 * (high - low):.1f}"
-        cells = [_cell(line.get(column), share, line["seeds"]) for column in columns]
+        bounds = line.get("bounds", {})
+        cells = [
+            " ".join(filter(None, (_cell(line.get(c), share, line["seeds"], line["figure"]), bounds.get(c))))
+            for c in columns
+        ]
         rows.append([line["run"], line["figure"], str(line["seeds"]), *cells, str(line["n"] or "-"), width])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _cell(value: tuple[float, float] | None, share: bool, seeds: int) -> str:
+def _cell(value: tuple[float, float] | None, share: bool, seeds: int, figure: str) -> str:
+    from perception.evaluation.results import decimals
+
     if value is None or not math.isfinite(value[0]):
         return "-"
-    scale, digits = (100, 1) if share else (1, 4)
+    scale, digits = (100, decimals(figure)) if share else (1, 4)
     spread = f" ± {scale * value[1]:.{digits}f}" if seeds > 1 else ""
     return f"{scale * value[0]:.{digits}f}{spread}"
 

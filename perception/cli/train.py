@@ -293,5 +293,6 @@ def _print_many(base: Path, summaries: Mapping[int, Mapping[str, Any]]) -> None:
 def _show(name: str, value: float) -> str:
     """Shares in percent, four digits else; JSON keeps fractions."""
     words = name.lower().replace(".", " ").replace("_", " ").replace("/", " ").split()
-    share = any(w in words for w in ("accuracy", "f1", "top1", "top5", "precision", "recall", "auroc"))
+    shares = ("accuracy", "f1", "top1", "top5", "precision", "recall", "auroc")
+    share = any(w in shares or w.startswith("r@") for w in words)
     return f"{100 * value:.2f}" if share else f"{value:.4g}"

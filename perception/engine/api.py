@@ -85,10 +85,14 @@ def train(
                 run_dir / "metrics.json", {"seed": seed, "checkpoint": summary["checkpoint"], **summary["metrics"]}
             )
         if cfg.get("evaluation"):
+            from perception.evaluation.overlap import all_sources
             from perception.evaluation.run import evaluate_run
 
+            start = plain(cfg["model"]).get("backbone") or {}
+            summary["sources"] = sources = all_sources(runner.train_dataloader.dataset, start, seed)
             with runner.averaged_weights():
-                summary["evaluation"] = evaluate_run(cfg, runner.bare_model.backbone, seed, run_dir)
+                backbone = runner.bare_model.backbone
+                summary["evaluation"] = evaluate_run(cfg, backbone, seed, run_dir, trained_on=sources)
         summary["session_seconds"] = round(time.monotonic() - began, 3)
         _write_json(run_dir / "summary.json", summary)
         _print(summary, run_dir)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -12,7 +12,8 @@ from perception.engine.console import say
 from perception.engine.randomness import isolated_rng
 from perception.errors import ConfigError
 from perception.evaluation.features import build_dataset, extract
-from perception.evaluation.protocol import Protocol, Splits
+from perception.evaluation.protocol import AnyProtocol, Outcome, Protocol, Splits
+from perception.evaluation.towers import TowerProtocol, look, require_text_tower
 from perception.registry import HOOKS, PROTOCOLS
 from perception.signatures import at_least
 
@@ -22,8 +23,9 @@ class OnlineProbe(Hook):
     """Every ``interval`` epochs judges the backbone on the train and validation splits of the evaluation section.
 
     The figure is logged as ``probe/<name>``. It is a monitor: the test split is never touched, and what a protocol
-    chooses is chosen on the very split that is shown. Training goes on exactly as without the hook: random states and
-    training flags are restored, and no parameter or buffer changes.
+    chooses is chosen on the very split that is shown. A protocol that judges two towers looks at the validation split
+    alone, or at the data set that it names. Training goes on exactly as without the hook: random states and training
+    flags are restored, and no parameter or buffer changes.
 
     Args:
         interval: epochs between probes (steps with ``by_epoch=False``).
@@ -45,7 +47,7 @@ class OnlineProbe(Hook):
     ) -> None:
         config = dict(protocol or {"type": "KNN"})
         self.interval, self.by_epoch, self.max_samples = interval, by_epoch, max_samples
-        self.protocol: Protocol = PROTOCOLS.build(config)
+        self.protocol: AnyProtocol = PROTOCOLS.build(config)
         self.name = name or type(self.protocol).__name__.lower()
         self.datasets: dict[str, Any] = {}
         self.options: dict[str, Any] = {}
@@ -58,15 +60,20 @@ class OnlineProbe(Hook):
     def before_train(self, runner: Any) -> None:
         """Build the data sets, so that a fault shows before the first step."""
         section = plain(runner.cfg.get("evaluation") or {})
-        missing = [split for split in ("train", "val") if not section.get(split)]
+        keys = ["batch_size", "num_workers"]
+        if isinstance(self.protocol, TowerProtocol):
+            require_text_tower(runner.bare_model.backbone)
+            configs = {"val": self.protocol.dataset or section.get("val")}
+        else:
+            configs = {split: section.get(split) for split in ("train", "val")}
+            keys.append("feature")
+        missing = [split for split, config in configs.items() if not config]
         if missing:
             raise ConfigError(f"OnlineProbe needs {' and '.join(f'evaluation.{name}' for name in missing)}")
         if runner.rank == 0:
             with isolated_rng():
-                self.datasets = {split: build_dataset(section[split]) for split in ("train", "val")}
-        self.options = {
-            key: section[key] for key in ("feature", "batch_size", "num_workers") if section.get(key) is not None
-        }
+                self.datasets = {split: build_dataset(config) for split, config in configs.items()}
+        self.options = {key: section[key] for key in keys if section.get(key) is not None}
 
     def after_train_epoch(self, runner: Any) -> None:
         """Probe if as many epochs are complete."""
@@ -84,24 +91,33 @@ class OnlineProbe(Hook):
             runner.log_scalars({})  # all ranks call it, the first one's values count
             return None
         with isolated_rng():
-            splits = {
-                name: extract(runner.bare_model.backbone, _thinned(dataset, self.max_samples), **self.options)
-                for name, dataset in self.datasets.items()
-            }
-            train, val = splits["train"]["backbone"], splits["val"]["backbone"]
-            outcomes = self.protocol.run(Splits(train=train, val=val, test=val), runner.seed)
-        values = {
-            f"probe/{self.name}" + (f"/{outcome.variant.replace(' ', '_')}" if outcome.variant else ""): outcome.value
-            for outcome in outcomes
-        }
+            outcomes = self._judge(runner.bare_model.backbone, runner.seed)
+        # The headline of each variant has the plain name; its other figures are told apart by their metric.
+        values: dict[str, float] = {}
+        for outcome in outcomes:
+            words = [outcome.variant] if outcome.variant else []
+            name = _log_name(self.name, words)
+            values[name if name not in values else _log_name(self.name, [*words, outcome.metric])] = outcome.value
         runner.log_scalars(values)
         shown = ", ".join(f"{name} {100 * value:.1f} %" for name, value in values.items())
         say(f"epoch {runner.epoch}, step {runner.iter}: {shown} on validation data")
         return outcomes[0].value
 
+    def _judge(self, backbone: Any, seed: int) -> list[Outcome]:
+        sets = {name: _thinned(dataset, self.max_samples) for name, dataset in self.datasets.items()}
+        if isinstance(self.protocol, TowerProtocol):
+            return self.protocol.run(look(backbone, sets["val"], **self.options), seed)
+        assert isinstance(self.protocol, Protocol)
+        splits = {name: extract(backbone, dataset, **self.options)["backbone"] for name, dataset in sets.items()}
+        return self.protocol.run(Splits(train=splits["train"], val=splits["val"], test=splits["val"]), seed)
+
+
+def _log_name(name: str, words: Sequence[str]) -> str:
+    return "/".join(["probe", name, *(word.replace(" ", "_") for word in words)])
+
 
 class _Thinned:
-    """Evenly spaced samples of a data set that gives whole batches."""
+    """Evenly spaced samples of a data set that gives whole batches; whatever else it tells is passed on."""
 
     full_batch = False
 
@@ -112,6 +128,11 @@ class _Thinned:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # not there yet, as while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
 
     def __getitems__(self, keys: list[int]) -> Any:
         return self.dataset.__getitems__([self.positions[key] for key in keys])

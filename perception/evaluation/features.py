@@ -86,10 +86,10 @@ def extract(
         EvaluationError: unknown feature, no labels, features that are not finite.
     """
     _require_feature(backbone, feature)
-    device = _device_of(backbone)
+    device = device_of(backbone)
     parts: dict[str, list[Tensor]] = {}
     labels, positions, seen = [], [], 0
-    for batch in _batches(dataset, batch_size, num_workers):
+    for batch in batches(dataset, batch_size, num_workers):
         if "label" not in batch:
             raise EvaluationError(f"{type(dataset).__name__} gives no labels, so it cannot be evaluated on")
         batch = to_device(batch, device)
@@ -116,7 +116,7 @@ def extract(
     return result
 
 
-def _batches(dataset: Any, batch_size: int, num_workers: int) -> Iterator[dict[str, Any]]:
+def batches(dataset: Any, batch_size: int, num_workers: int) -> Iterator[dict[str, Any]]:
     """All samples once, in order. The loader has a generator of its own and draws nothing from the global one."""
     size = len(dataset) if getattr(dataset, "full_batch", False) else batch_size
     loader = DataLoader(
@@ -245,9 +245,9 @@ def embed_dataset(
         ``index (n,)`` int64, and for nodes of a graph ``mask (n,)`` bool, those of the split.
     """
     _require_feature(backbone, feature)
-    device = _device_of(backbone)
+    device = device_of(backbone)
     features, labels, positions, masks, seen = [], [], [], [], 0
-    for batch in _batches(dataset, batch_size, 0):
+    for batch in batches(dataset, batch_size, 0):
         values = backbone.embed(to_device(batch, device), feature).cpu()
         count = len(values)
         features.append(values)
@@ -270,5 +270,6 @@ def _require_feature(backbone: Backbone, feature: str | None) -> None:
         raise EvaluationError(f"{type(backbone).__name__} has no feature {feature!r}; there are {', '.join(choices)}")
 
 
-def _device_of(backbone: Backbone) -> torch.device:
+def device_of(backbone: Backbone) -> torch.device:
+    """Device that a backbone lies on."""
     return next((t.device for t in (*backbone.parameters(), *backbone.buffers())), torch.device("cpu"))

@@ -1,7 +1,8 @@
 """The protocol contract: features of the splits in, figures out.
 
 A protocol never sees the backbone or the raw data. It fits on ``train``, chooses every hyper-parameter on ``val`` and
-looks at ``test`` once, for the final figure.
+looks at ``test`` once, for the final figure. The other kind of protocol, which judges an image and a text tower
+together, is in ``towers``.
 """
 
 from __future__ import annotations
@@ -116,6 +117,7 @@ class Outcome:
         settings: hyper-parameters that the figure was made with.
         variant: tells several figures of one protocol apart (``5 per class``); empty for a single one.
         proportion: True where ``value`` is a share of ``n`` samples, so that a binomial interval applies.
+        notes: what a reader of the figure has to know, in whole sentences; printed below the table.
     """
 
     metric: str
@@ -126,25 +128,35 @@ class Outcome:
     settings: dict[str, Any] = field(default_factory=dict)
     variant: str = ""
     proportion: bool = True
+    notes: tuple[str, ...] = ()
 
 
-class Protocol(ABC):
-    """Base of the protocols, registered in ``PROTOCOLS``.
+class AnyProtocol(ABC):
+    """What all protocols have, whatever they judge. They are registered in ``PROTOCOLS``.
 
     Attributes:
-        needs: splits that the protocol cannot do without.
+        judges: ``features`` of a frozen backbone (``Protocol``) or its two ``towers`` (``TowerProtocol``).
+        needs: splits of the evaluation section that the protocol cannot do without.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("train", "test")
-
-    @abstractmethod
-    def run(self, data: Splits, seed: int) -> list[Outcome]:
-        """Figures on ``data``. A pure function of its arguments: no global random state is read or changed."""
+    judges: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of the protocol's own config: key, message."""
         return ()
+
+
+class Protocol(AnyProtocol):
+    """Base of the protocols that judge features."""
+
+    judges: ClassVar[str] = "features"
+    needs: ClassVar[tuple[str, ...]] = ("train", "test")
+
+    @abstractmethod
+    def run(self, data: Splits, seed: int) -> list[Outcome]:
+        """Figures on ``data``. A pure function of its arguments: no global random state is read or changed."""
 
 
 def positive(cfg: dict[str, Any], *keys: str) -> Iterable[tuple[str, str]]:

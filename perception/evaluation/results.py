@@ -12,6 +12,7 @@ from perception.config import plain
 from perception.evaluation.stats import mean_std, t_interval
 
 RESULT_FILE = "evaluation.json"
+TIE_POINTS = 0.0005  # a share: 0.05 point of a percentage
 Row = dict[str, Any]
 
 
@@ -42,6 +43,8 @@ def aggregate_rows(runs: Sequence[Sequence[Row]]) -> list[Row]:
         merged.append(
             {
                 **{key: rows[0][key] for key in ("protocol", "variant", "source", "metric", "n", "dims", "sizes")},
+                "proportion": rows[0].get("proportion", True),
+                "notes": list(dict.fromkeys(note for row in rows for note in row.get("notes") or ())),
                 "value": mean,
                 "std": std,
                 "ci95": list(interval) if interval is not None else None,
@@ -54,13 +57,35 @@ def aggregate_rows(runs: Sequence[Sequence[Row]]) -> list[Row]:
 
 
 def format_value(row: Row, interval: bool = True) -> str:
-    """Percent with deviation, or with the interval of one run, as in ``54.1 ± 0.4`` or ``54.1 [51.0, 57.2]``."""
-    text = f"{100 * row['value']:.1f}"
+    """Percent with deviation, or with the interval of one run, as in ``54.1 ± 0.4`` or ``54.1 [51.0, 57.2]``.
+
+    Where ties leave a figure open, the other readings of it follow.
+    """
+    digits = decimals(row["metric"])
+    text = f"{100 * row['value']:.{digits}f}"
     if row.get("seeds", 1) > 1:
-        return f"{text} ± {100 * row['std']:.1f}"
-    if interval and row.get("ci95"):
-        return f"{text} [{100 * row['ci95'][0]:.1f}, {100 * row['ci95'][1]:.1f}]"
-    return text
+        text = f"{text} ± {100 * row['std']:.{digits}f}"
+    elif interval and row.get("ci95"):
+        text = f"{text} [{100 * row['ci95'][0]:.{digits}f}, {100 * row['ci95'][1]:.{digits}f}]"
+    return " ".join(filter(None, (text, tie_bounds(row))))
+
+
+def decimals(metric: str) -> int:
+    """Digits of a percentage: recall is compared with tables of two."""
+    return 2 if "recall" in metric or "R@" in metric else 1
+
+
+def tie_bounds(row: Row) -> str:
+    """``(ties: 3.1 random, 2.9 worst)`` where these differ from the optimistic figure by more than 0.05 point."""
+    found = {}
+    for name in ("expected", "pessimistic"):
+        value = row["extras"].get(name)
+        found[name] = value["mean"] if isinstance(value, Mapping) else value
+    if any(not isinstance(value, float) for value in found.values()):
+        return ""
+    if row["value"] - found["pessimistic"] <= TIE_POINTS:
+        return ""
+    return "(ties: {expected:.2f} random, {pessimistic:.2f} worst)".format(**{k: 100 * v for k, v in found.items()})
 
 
 def print_rows(rows: Sequence[Row], title: str) -> None:
@@ -86,4 +111,7 @@ def print_rows(rows: Sequence[Row], title: str) -> None:
         # The interval is much the same for all sources: one is enough, and the table stays narrow.
         cells = [format_value(by_source[name], name == sources[0]) if name in by_source else "-" for name in sources]
         table.add_row(label, str(next(iter(by_source.values()))["n"]), *cells)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for note in dict.fromkeys(note for row in rows for note in row.get("notes") or ()):
+        console.print(f"note: {note}", highlight=False, markup=False)
