@@ -30,6 +30,29 @@ def test_same_solution_as_scikit_learn(penalty, shape):
     np.testing.assert_allclose(ours.logits(test.x).softmax(1).numpy(), expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("standardise", [False, True])
+def test_the_linear_probe_of_vision_language_models(standardise):
+    from sklearn.linear_model import LogisticRegression as Reference
+
+    train, val, test = (clouds(n, dims=12, spread=2.0, seed=n) for n in (150, 90, 400))
+    settings = {"C": 0.316, "max_iter": 1000, "tolerance": 1e-9, "double": True, "standardise": standardise}
+    found = LinearLBFGS(**settings).run(Splits(train, None, test), 0)[0]
+    prepare = Standardise.of(train.x) if standardise else lambda x: x
+    theirs = Reference(C=0.316, max_iter=1000, tol=1e-9).fit(prepare(train.x).numpy(), train.y.numpy())
+    assert found.value == pytest.approx(theirs.score(prepare(test.x).numpy(), test.y.numpy()))
+    assert found.settings == {"C": 0.316, "standardise": standardise}
+    # Of several the best on validation data; refitted on both splits, it is C that stays, not the penalty.
+    best = LinearLBFGS(**{**settings, "C": [1e-4, 0.316, 10.0]}, patience=9, refit=True).run(
+        Splits(train, val, test), 0
+    )[0]
+    whole = Reference(C=best.chosen["C"], max_iter=1000, tol=1e-9)
+    x, y = torch.cat([train.x, val.x]), torch.cat([train.y, val.y])
+    prepare = Standardise.of(x) if standardise else lambda x: x
+    whole.fit(prepare(x).numpy(), y.numpy())
+    assert best.value == pytest.approx(whole.score(prepare(test.x).numpy(), test.y.numpy()))
+    assert dict(LinearLBFGS.check_config({"C": 0.0}))
+
+
 def test_gradient_is_zero_at_the_solution():
     train = clouds(90, seed=3)
     model = LogisticRegression(train.x, train.y, 3, max_iter=2000, tolerance=1e-9, double=True).fit(0.01)
