@@ -100,7 +100,8 @@ def _chosen(wanted: Sequence[str]) -> list[str]:
 def comparison(run_dir: Path, protocol: str) -> list[str]:
     """Percentages of the three sources from the run's ``evaluation.json``; ``-`` where one has none."""
     rows = evaluation_rows(run_dir)
-    found = {row["source"]: row for row in rows if row["protocol"] == protocol}
+    # The first row of a source is the headline of the protocol.
+    found = {row["source"]: row for row in reversed(rows) if row["protocol"] == protocol}
     return [f"{100 * found[s]['value']:.1f} %" if s in found else "-" for s in SOURCES]
 
 
