@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -80,7 +81,7 @@ def _attention(attn: Any, x: Tensor, causal: bool, rows: Tensor | None) -> Tenso
         q = q.view(batch, 1, heads, dim // heads).transpose(1, 2)
         kv = linear(x, weight[dim:], None if bias is None else bias[dim:]).view(batch, length, 2, heads, dim // heads)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
-        mask = (rows.new_tensor(range(length)) <= rows[:, None])[:, None, None] if causal else None
+        mask = (torch.arange(length, device=x.device) <= rows[:, None])[:, None, None] if causal else None
         mixed = attend(q, k, v, mask)
     return _linear(attn.out_proj, mixed.transpose(1, 2).reshape(batch, -1, dim))
 
@@ -88,7 +89,7 @@ def _attention(attn: Any, x: Tensor, causal: bool, rows: Tensor | None) -> Tenso
 def take_rows(x: Tensor, rows: Tensor) -> Tensor:
     """(B, N, D) at the places ``rows`` (B,) -> (B, 1, D)."""
     batch, length, dim = x.shape
-    starts = rows.new_tensor(range(0, batch * length, length))
+    starts = torch.arange(0, batch * length, length, device=x.device)
     return x.reshape(-1, dim).index_select(0, starts + rows)[:, None]
 
 
