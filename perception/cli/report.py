@@ -93,6 +93,7 @@ def lines_of(name: str, folders: Sequence[Path]) -> list[Figure]:
 
 def markdown(lines: Sequence[Figure]) -> str:
     """The table. Shares are in percent; a binomial interval tells what the test set's size allows to say."""
+    from perception.evaluation.results import TIE_NOTE
     from perception.evaluation.stats import binomial_interval
 
     fixed = ("run", "figure", "n", "seeds", "trained", "untrained", "bounds", "interval")
@@ -112,7 +113,9 @@ def markdown(lines: Sequence[Figure]) -> str:
             for c in columns
         ]
         rows.append([line["run"], line["figure"], str(line["seeds"]), *cells, str(line["n"] or "-"), width])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    tied = any(text for line in lines for text in line.get("bounds", {}).values())
+    return f"{table}\n\n{TIE_NOTE[0].upper()}{TIE_NOTE[1:]}." if tied else table
 
 
 def _cell(value: tuple[float, float] | None, share: bool, seeds: int, figure: str) -> str:

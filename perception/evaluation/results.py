@@ -13,6 +13,7 @@ from perception.evaluation.stats import mean_std, t_interval
 
 RESULT_FILE = "evaluation.json"
 TIE_POINTS = 0.0005  # a share: 0.05 point of a percentage
+TIE_NOTE = "ties a–b: the figure with ties broken at random, and in the worst order; before it, in the best one"
 Row = dict[str, Any]
 
 
@@ -59,15 +60,15 @@ def aggregate_rows(runs: Sequence[Sequence[Row]]) -> list[Row]:
 def format_value(row: Row, interval: bool = True) -> str:
     """Percent with deviation, or with the interval of one run, as in ``54.1 ± 0.4`` or ``54.1 [51.0, 57.2]``.
 
-    Where ties leave a figure open, the other readings of it follow.
+    Where ties leave a figure open, the other readings of it stand in place of the interval.
     """
-    digits = decimals(row["metric"])
+    digits, ties = decimals(row["metric"]), tie_bounds(row)
     text = f"{100 * row['value']:.{digits}f}"
     if row.get("seeds", 1) > 1:
         text = f"{text} ± {100 * row['std']:.{digits}f}"
-    elif interval and row.get("ci95"):
+    elif interval and row.get("ci95") and not ties:
         text = f"{text} [{100 * row['ci95'][0]:.{digits}f}, {100 * row['ci95'][1]:.{digits}f}]"
-    return " ".join(filter(None, (text, tie_bounds(row))))
+    return f"{text} {ties}" if ties else text
 
 
 def decimals(metric: str) -> int:
@@ -76,7 +77,7 @@ def decimals(metric: str) -> int:
 
 
 def tie_bounds(row: Row) -> str:
-    """``(ties: 3.1 random, 2.9 worst)`` where these differ from the optimistic figure by more than 0.05 point."""
+    """``(ties 3.12–2.91)``: at random and in the worst order, where that differs by more than 0.05 point."""
     found = {}
     for name in ("expected", "pessimistic"):
         value = row["extras"].get(name)
@@ -85,7 +86,7 @@ def tie_bounds(row: Row) -> str:
         return ""
     if row["value"] - found["pessimistic"] <= TIE_POINTS:
         return ""
-    return "(ties: {expected:.2f} random, {pessimistic:.2f} worst)".format(**{k: 100 * v for k, v in found.items()})
+    return "(ties {expected:.2f}–{pessimistic:.2f})".format(**{k: 100 * v for k, v in found.items()})
 
 
 def print_rows(rows: Sequence[Row], title: str) -> None:
@@ -106,12 +107,18 @@ def print_rows(rows: Sequence[Row], title: str) -> None:
     lines: dict[tuple[str, str, str], dict[str, Row]] = {}
     for row in rows:
         lines.setdefault((row["protocol"], row["variant"], row["metric"]), {})[row["source"]] = row
+    last: tuple[str, str] | None = None
     for (protocol, variant, metric), by_source in lines.items():
-        label = " ".join(filter(None, (protocol, variant, metric)))
+        # Of several figures of one thing, only the first says of what.
+        repeated = (protocol, variant) == last
+        last = (protocol, variant)
+        label = f"  {metric}" if repeated else " ".join(filter(None, (protocol, variant, metric)))
         # The interval is much the same for all sources: one is enough, and the table stays narrow.
         cells = [format_value(by_source[name], name == sources[0]) if name in by_source else "-" for name in sources]
         table.add_row(label, str(next(iter(by_source.values()))["n"]), *cells)
     console = Console()
     console.print(table)
-    for note in dict.fromkeys(note for row in rows for note in row.get("notes") or ()):
+    notes = [TIE_NOTE] if any(map(tie_bounds, rows)) else []
+    notes += [note for row in rows for note in row.get("notes") or ()]
+    for note in dict.fromkeys(notes):
         console.print(f"note: {note}", highlight=False, markup=False)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from perception.errors import not_among
 from perception.evaluation.multilingual import over_languages
@@ -260,12 +261,16 @@ class Retrieval(TowerProtocol):
         chosen = [images[int(i * len(images) / SHEET_ROWS)] for i in range(min(SHEET_ROWS, len(images)))]
         texts = [gallery.texts[firsts[image]] for image in dict.fromkeys(chosen)]
         features, rows = towers.texts(texts)
-        normal = torch.nn.functional.normalize
-        top = (normal(features[rows], dim=1) @ normal(towers.images, dim=1).T).topk(min(5, gallery.images), dim=1)
-        owned = {(gallery.texts[text], image) for text, image in gallery.pairs.tolist()}
-        sheet = [
-            (text, list(zip(towers.pixels(found), scores, [(text, image) in owned for image in found], strict=True)))
-            for text, found, scores in zip(texts, top.indices.tolist(), top.values.tolist(), strict=True)
-        ]
+        scores = normalize(features[rows], dim=1) @ normalize(towers.images, dim=1).T
+        owned: dict[str, set[int]] = {text: set() for text in texts}
+        for text, image in gallery.pairs.tolist():
+            owned.get(gallery.texts[text], set()).add(image)
+        sheet = []
+        for text, row in zip(texts, scores, strict=True):
+            top = row.topk(min(5, len(row)))
+            found = top.indices.tolist()
+            hits = [image in owned[text] for image in found]
+            rank = int((row > row[list(owned[text])].max()).sum()) + 1
+            sheet.append((text, rank, list(zip(towers.pixels(found), top.values.tolist(), hits, strict=True))))
         title = f"{towers.scenes.name} ({language}): the images that come first for a text"
         return [retrieval_sheet(sheet, title, folder / f"{name}_sheet.png")]

@@ -13,14 +13,13 @@ Hit = tuple[np.ndarray, float, bool]  # picture (H, W, 3) uint8, score, whether 
 RIGHT, WRONG = "#1a9850", "#bbbbbb"
 
 
-def retrieval_sheet(rows: Sequence[tuple[str, Sequence[Hit]]], title: str, file: Path) -> Path:
-    """One row a text: the text, then the images that come first, their scores below, hits in a frame."""
-    across = max(len(hits) for _, hits in rows)
+def retrieval_sheet(rows: Sequence[tuple[str, int, Sequence[Hit]]], title: str, file: Path) -> Path:
+    """One row a text: the text and the rank of its first own image, then the images that come first, hits framed."""
+    across = max(len(hits) for _, _, hits in rows)
     figure, axes = _figure((1.5 * (across + 2), 1.65 * len(rows) + 0.5), len(rows), across + 1, [2, *[1] * across])
-    for line, (text, hits) in zip(axes, rows, strict=True):
-        line[0].text(
-            0, 0.5, "\n".join(textwrap.wrap(text, 30)[:6]), va="center", fontsize=8, transform=line[0].transAxes
-        )
+    for line, (text, rank, hits) in zip(axes, rows, strict=True):
+        words = [*textwrap.wrap(text, 30)[:6], f"(own image: rank {rank})"]
+        line[0].text(0, 0.5, "\n".join(words), va="center", fontsize=8, transform=line[0].transAxes)
         for axis in line:
             axis.set(xticks=[], yticks=[])
             for side in axis.spines.values():

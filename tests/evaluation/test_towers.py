@@ -85,17 +85,17 @@ def test_captions_that_only_name_the_class_reach_the_ceiling_and_not_more():
             assert trained["extras"]["expected"] == pytest.approx(ceiling["value"])
     at_1 = pick(rows, source="trained", metric="t2i R@1")
     assert at_1["extras"] == {"pessimistic": 0.0, "expected": pytest.approx(1 / 6)}
-    assert format_value(at_1, interval=False) == "100.00 (ties: 16.67 random, 0.00 worst)"
+    assert format_value(at_1, interval=False) == "100.00 (ties 16.67–0.00)"
 
 
 def test_tie_bounds_are_shown_only_where_they_matter():
     row = {"metric": "mean recall", "value": 0.0365, "extras": {"pessimistic": 0.0361, "expected": 0.0364}}
     assert format_value(row) == "3.65"
     row["extras"] = {"pessimistic": 0.0359, "expected": 0.0362}
-    assert format_value(row) == "3.65 (ties: 3.62 random, 3.59 worst)"
+    assert format_value(row) == "3.65 (ties 3.62–3.59)"
     base = {"protocol": "r", "variant": "", "source": "trained", "n": 5, "dims": 3, "sizes": {}, "notes": ["so"], **row}
     merged = aggregate_rows([[{**base, "seed": seed}] for seed in (0, 1)])
-    assert format_value(merged[0]) == "3.65 ± 0.00 (ties: 3.62 random, 3.59 worst)" and merged[0]["notes"] == ["so"]
+    assert format_value(merged[0]) == "3.65 ± 0.00 (ties 3.62–3.59)" and merged[0]["notes"] == ["so"]
 
 
 def test_rules_write_the_texts():
