@@ -93,6 +93,7 @@ class LogisticRegression:
             self.basis, _ = torch.linalg.qr(x.double().T)  # (F, n)
             x = (x.double() @ self.basis).to(self.dtype)
         self.x, self.y, self.classes = x, y, classes
+        self.steepness = 1 / (2 * classes)  # bounds the second derivative of the loss by a logit
         self.max_iter, self.tolerance, self.chunk = max_iter, tolerance, chunk
         self.moment = sum((part.T @ part).double() for part in x.split(chunk)) / len(x)
         self.weight = torch.zeros(classes, x.shape[1], dtype=torch.float64, device=x.device)
@@ -100,7 +101,7 @@ class LogisticRegression:
 
     def fit(self, penalty: float) -> LogisticRegression:
         """Minimise for one penalty, starting from the last solution."""
-        curvature = self.moment / (2 * self.classes)
+        curvature = self.moment * self.steepness
         curvature.diagonal().add_(2 * penalty)
         factor = torch.linalg.cholesky(curvature)  # factor @ factor.T = curvature
         # Coordinates v with weight = v @ factor^-1, in which the Hessian is close to the identity.

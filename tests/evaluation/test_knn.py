@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import KNeighborsClassifier
 from toy import clouds, features
 
 from perception.evaluation.knn import KNN, VARIANTS, neighbours, predict, vote
@@ -105,6 +106,55 @@ def test_refit_adds_the_validation_rows_to_the_bank():
     both = features(torch.cat([train.x, val.x]), torch.cat([train.y, val.y]))
     outcome = KNN(refit=True).run(Splits(train, val, test), 0)[0]
     assert outcome.value == knn_accuracy(both, test) and outcome.settings["bank"] == 200
+
+
+def test_five_uniform_votes_equal_a_loop():
+    train, test = clouds(90, seed=1), clouds(70, seed=2)
+    values, rows = neighbours(train.x, test.x, 5, "euclidean", 16)
+    scores = vote(values, train.y[rows], 3, 1.0, "euclidean", "uniform")
+    told = predict(scores)
+    bank, queries = train.x.double().numpy(), test.x.double().numpy()
+    for i, query in enumerate(queries):
+        distance = [math.dist(query, row) for row in bank]
+        nearest = sorted(range(90), key=lambda j, d=distance: d[j])[:5]
+        votes = [sum(int(train.y[j]) == c for j in nearest) for c in range(3)]
+        assert rows[i].tolist() == nearest and scores[i].tolist() == votes
+        assert int(told[i]) == votes.index(max(votes))  # the first of equals
+    value = knn_accuracy(train, test, variant="resize-benchmark")
+    assert value == float((told == test.y).double().mean())
+    theirs = KNeighborsClassifier(5).fit(bank, train.y).score(queries, test.y)
+    assert value == pytest.approx(theirs)
+
+
+def test_uniform_votes_do_not_see_scale_or_order_of_the_bank():
+    train, test = clouds(120, seed=1), clouds(100, seed=2)
+    value = knn_accuracy(train, test, variant="resize-benchmark")
+    assert value == knn_accuracy(
+        features(7e3 * train.x, train.y), features(7e3 * test.x, test.y), variant="resize-benchmark"
+    )
+    shuffled = train.take(torch.from_numpy(np.random.default_rng(0).permutation(120)))
+    assert value == knn_accuracy(shuffled, test, variant="resize-benchmark")
+    assert knn_accuracy(train, train, k=1, distance="euclidean", votes="uniform") == 1.0
+
+
+def test_distances_survive_a_large_mean_and_a_bank_in_pieces(monkeypatch):
+    train, test = clouds(120, seed=1), clouds(100, seed=2)
+    far = [features(f.x.double() + 4096, f.y) for f in (train, test)]  # float32 keeps 1/2048 there
+    expected = torch.cdist(far[1].x.double(), far[0].x.double()).topk(4, largest=False).indices
+    assert torch.equal(neighbours(far[0].x, far[1].x, 4, "euclidean", 33)[1], expected)
+    monkeypatch.setattr("perception.evaluation.knn._BANK_ROWS", 3)
+    assert torch.equal(neighbours(far[0].x, far[1].x, 4, "euclidean", 33)[1], expected)
+
+
+def test_standardised_features_take_the_statistics_of_the_bank():
+    train, test = clouds(120, seed=1), clouds(100, seed=2)
+    stretch = torch.tensor([1.0, 100.0, 0.01, 5.0, 1.0])
+    mean, std = train.x.mean(0), train.x.std(0, unbiased=False)
+    by_hand = [features((f.x - mean) / std, f.y) for f in (train, test)]
+    stretched = [features(f.x * stretch, f.y) for f in (train, test)]
+    options = dict(k=5, distance="euclidean", votes="uniform")
+    assert knn_accuracy(*stretched, standardise=True, **options) == knn_accuracy(*by_hand, **options)
+    assert knn_accuracy(*stretched, **options) != knn_accuracy(*by_hand, **options)
 
 
 def test_config_faults():
