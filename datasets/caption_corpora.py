@@ -268,6 +268,7 @@ class CaptionTexts(CaptionedImages):
         texts.load(None)
         super().__init__(None, texts.captions, texts.names, texts.classes, texts.labels, (), transforms, seed)
         self.left_out = texts.left_out
+        self.split = split or "all"
 
     @classmethod
     def _find(cls, data: str, root: str | None) -> Path:

@@ -109,6 +109,7 @@ class CaptionFiles(CaptionedImages):
             self, images, texts.captions, texts.names, texts.classes, texts.labels, sources, transforms, seed
         )
         self.left_out = texts.left_out
+        self.split = texts.split or "all"
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:

@@ -31,16 +31,14 @@ class CaptionedImages(Dataset):
 
     Args:
         images: uint8 (n, C, H, W) in memory, a source that reads them when they are asked for, or None: texts alone.
-        captions: per image its (language, text) pairs.
+        captions: per image its (language, text) pairs; a list, or what reads them when they are asked for.
         names: per image the file name, which the leak checker compares.
         classes: class names in label order.
         labels: (n,) int64, -1 = none. None: all -1.
         sources: the public corpora that the images come from, for the warning about overlapping data sets.
         transforms: see ``Dataset``.
         seed: see ``Dataset``.
-
-    Attributes:
-        languages: all languages in order of first appearance.
+        languages: all languages of the captions; None looks for them, in order of first appearance.
     """
 
     modality: ClassVar[str] = "image"
@@ -49,13 +47,14 @@ class CaptionedImages(Dataset):
     def __init__(
         self,
         images: np.ndarray | ImageSource | None,
-        captions: list[list[Caption]],
+        captions: Sequence[list[Caption]],
         names: Sequence[str],
         classes: Sequence[str] = (),
         labels: np.ndarray | None = None,
         sources: Sequence[str] = (),
         transforms: Sequence[Transform | dict[str, Any]] = (),
         seed: int = 0,
+        languages: Sequence[str] | None = None,
     ) -> None:
         super().__init__(transforms, seed)
         kind = type(self).__name__
@@ -71,7 +70,9 @@ class CaptionedImages(Dataset):
         if labels is None:
             labels = np.full(count, -1, dtype=np.int64)
         self.labels = check_labels(np.asarray(labels), count, len(self.classes), kind)
-        self.languages = tuple(dict.fromkeys(language for pairs in captions for language, _ in pairs))
+        if languages is None:
+            languages = list(dict.fromkeys(language for pairs in captions for language, _ in pairs))
+        self.languages = tuple(languages)
 
     def __len__(self) -> int:
         return len(self.captions)
