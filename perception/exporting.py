@@ -21,7 +21,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from perception.backbones.base import Backbone
-from perception.checkpoint import find_checkpoint, load_checkpoint, load_state, model_state
+from perception.checkpoint import find_checkpoint, load_checkpoint, load_state, model_state, save_checkpoint
 from perception.config import run_for_seed
 from perception.errors import CheckpointError, ConfigError, Fault, PerceptionError, nearest
 from perception.registry import BACKBONES
@@ -189,6 +189,47 @@ def export_backbone(
             os.replace(out, Path(scratch) / "old")
         os.replace(fresh, out)
     return written
+
+
+def export_public(
+    weights: str | Path, config: Mapping[str, Any], out: str | Path, prefix: str = ""
+) -> tuple[int, list[str]]:
+    """Turn a file of public weights into an export.
+
+    Args:
+        weights: ``.safetensors`` file, or one of torch that holds a state dict, bare or under ``state_dict`` or
+            ``model``. Prefixes ``module.`` of data-parallel training go.
+        config: whole config whose ``model.backbone`` the weights belong to.
+        out: folder to create.
+        prefix: keep only keys below it.
+
+    Returns:
+        Number of tensors in the export, and the keys that the backbone has no place for.
+
+    Raises:
+        CheckpointError: a weight is missing or of another shape, or the config leaves open what no tensor shows.
+    """
+    from safetensors.torch import load_file
+
+    file = Path(weights)
+    backbone = build_backbone({key: value for key, value in config["model"]["backbone"].items() if key != "init_from"})
+    backbone.require_compatible({}, str(file))
+    loaded: Mapping[str, Any] = load_file(file) if file.suffix == ".safetensors" else load_checkpoint(file)
+    tensors = loaded.get("state_dict", loaded.get("model", loaded))
+    named = {key.removeprefix("module."): value for key, value in tensors.items() if isinstance(value, Tensor)}
+    chosen = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
+    if not chosen:
+        raise CheckpointError(f"{file} has no keys below {prefix!r}; it begins with {sorted(named)[:5]}")
+    state = backbone.adapt_state(chosen)
+    own = backbone.state_dict()
+    load_state(backbone, {key: value for key, value in state.items() if key in own}, str(file))
+    meta = {"config": json.dumps(config), "preprocess": backbone.preprocess.record()}
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoint = Path(scratch) / file.with_suffix(".pth").name
+        whole = {f"{_PREFIX}{key}": value for key, value in backbone.state_dict().items()}
+        save_checkpoint({"meta": meta, "state_dict": whole}, checkpoint)
+        export_backbone(checkpoint, out)
+    return len(own), sorted(set(state) - set(own))
 
 
 def load_backbone(path: str | Path, device: str | torch.device = "cpu", seed: int | None = None) -> Backbone:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perception.backbones.timm_tools import unknown_model
+from perception.backbones.vit import pair
 from perception.errors import ConfigError, Fault, nearest
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -219,11 +220,6 @@ def gelu_matters(cfg: Mapping[str, Any]) -> bool:
     vision, text = cfg["vision_cfg"], cfg["text_cfg"]
     in_image = not vision["timm_model_name"] and not isinstance(vision["layers"], (list, tuple))
     return in_image or not (text["hf_model_name"] or text["hf_config"])
-
-
-def pair(size: Any) -> tuple[int, int]:
-    """``n`` -> ``(n, n)``; a sequence of two stays."""
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def size_of(image_size: Any, record: Any) -> Any:

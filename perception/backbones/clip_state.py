@@ -8,7 +8,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from perception.backbones.clip_towers import inflate, input_layer
+from perception.backbones.clip_towers import input_layer
+from perception.backbones.inflation import inflate
+from perception.backbones.timm_tools import resample_vit_positions
 from perception.layers.positions import guess_grid, resample_positions
 
 # Numbers and buffers that older files hold and no tower needs.
@@ -58,31 +60,18 @@ def _move_text(state: dict[str, Tensor], nested: bool) -> dict[str, Tensor]:
 
 
 def _resample_image(backbone: Any, state: dict[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    for key, prefix in (
-        ("visual.positional_embedding", 1),
-        ("visual.attnpool.positional_embedding", 1),
-        ("visual.trunk.pos_embed", None),
-    ):
+    for key in ("visual.positional_embedding", "visual.attnpool.positional_embedding", "visual.trunk.pos_embed"):
         given, wanted = state.get(key), own.get(key)
-        if given is None or wanted is None or given.ndim != wanted.ndim or given.shape[-1] != wanted.shape[-1]:
+        if given is None or wanted is None or given.ndim != wanted.ndim or given.ndim > 3:
             continue
-        if given.shape == wanted.shape or given.ndim == 4:
+        if given.shape == wanted.shape or given.shape[-1] != wanted.shape[-1]:
             continue
-        count = prefix
-        if count is None:
-            trunk = backbone.visual.trunk
-            count = 0 if getattr(trunk, "no_embed_class", False) else getattr(trunk, "num_prefix_tokens", 1)
-        grid = _grid_of(backbone.visual, wanted.shape[-2] - count)
-        source = guess_grid(given.shape[-2] - count, grid)
-        flat = resample_positions(given.reshape(1, -1, given.shape[-1]), source, grid, count)
-        state[key] = flat.reshape(wanted.shape)
-
-
-def _grid_of(visual: Any, tokens: int) -> tuple[int, int]:
-    grid = getattr(visual, "grid_size", None)
-    if grid is None and hasattr(visual, "trunk"):
-        grid = getattr(getattr(visual.trunk, "patch_embed", None), "grid_size", None)
-    return tuple(grid) if grid is not None and grid[0] * grid[1] == tokens else guess_grid(tokens, (1, 1))
+        if given.ndim == 3:
+            state[key] = resample_vit_positions(backbone.visual.trunk, given)
+        else:
+            tokens = len(wanted) - 1
+            grid = getattr(backbone.visual, "grid_size", None) or guess_grid(tokens, (1, 1))
+            state[key] = resample_positions(given[None], guess_grid(len(given) - 1, grid), grid, 1)[0]
 
 
 def _resample_text(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> None:

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from perception.backbones.clip_blocks import is_plain, run_block, run_blocks, take_rows
-from perception.backbones.timm_tools import mean_of_places, set_image_size
+from perception.backbones.timm_tools import first_layer, mean_of_places, set_image_size
 from perception.errors import ConfigError, DataError, Fault
 from perception.layers.attention import attend
-from perception.layers.linear import Linear
+from perception.layers.linear import use_fast_linear
 from perception.layers.positions import resample_positions
-from perception.transforms.image_preprocess import canonical_band
 
 
 def build_towers(cfg: Mapping[str, Any], in_channels: int, checkpointing: bool = False) -> nn.Module:
@@ -88,48 +87,23 @@ def _transformers_tower(text: Mapping[str, Any], hf_config: Mapping[str, Any] | 
     return tower
 
 
-def use_fast_linear(module: nn.Module) -> None:
-    """Let every plain ``nn.Linear`` below ``module`` multiply through ``layers.linear``, parameters and names kept."""
-    for name, child in list(module.named_children()):
-        if type(child) is nn.Linear:
-            fast = Linear(1, 1, bias=child.bias is not None)
-            fast.in_features, fast.out_features = child.in_features, child.out_features
-            fast.weight, fast.bias = child.weight, child.bias
-            setattr(module, name, fast)
-        else:
-            use_fast_linear(child)
-
-
-def input_layer(visual: nn.Module) -> str:
-    """Name, relative to the image tower, of the convolution that sees the bands."""
+def input_layer(visual: nn.Module) -> str | None:
+    """Name, relative to the image tower, of the convolution that sees the bands; None where there are several."""
     if not hasattr(visual, "trunk"):
         return "conv1"
-    first = visual.trunk.default_cfg.get("first_conv")  # type: ignore[union-attr,operator]
-    if not isinstance(first, str):
-        raise ConfigError([Fault("in_channels", None, f"timm does not tell the first layer of {type(visual.trunk)}")])
-    return f"trunk.{first}"
+    name = first_layer(visual.trunk)
+    return None if name is None else f"trunk.{name}"
 
 
 def _widen_input(visual: nn.Module, in_channels: int) -> None:
     name = input_layer(visual)
+    if name is None:
+        told = "several layers of this image tower see the bands: it takes RGB alone"
+        raise ConfigError([Fault("model.backbone.in_channels", in_channels, told)])
     old: Any = visual.get_submodule(name)
     new = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
     parent, _, leaf = name.rpartition(".")
     setattr(visual.get_submodule(parent), leaf, new)
-
-
-def inflate(weight: Tensor, bands: Sequence[str]) -> Tensor:
-    """Patch embedding (D, 3, p, q) of RGB -> (D, C, p, q) of ``bands``.
-
-    Red, green and blue keep their own weights where the bands have all three; every other band gets the mean of them.
-    All are scaled by 3 / C, so that an image of equal bands gives what a grey RGB image gave.
-    """
-    names = [canonical_band(band) for band in bands]
-    colours = [canonical_band(colour) for colour in ("red", "green", "blue")]
-    mean = weight.mean(dim=1)
-    known = all(colour in names for colour in colours)
-    planes = [weight[:, colours.index(name)] if known and name in colours else mean for name in names]
-    return torch.stack(planes, dim=1) * (3 / len(names))
 
 
 def kind_of(visual: nn.Module) -> str:

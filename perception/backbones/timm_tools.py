@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from perception.errors import nearest
+from perception.layers.positions import guess_grid, resample_positions
 
 
 def unknown_model(name: str) -> str | None:
@@ -57,6 +58,19 @@ def set_image_size(network: Any, size: tuple[int, int]) -> None:
     if isinstance(network, VisionTransformer) and type(embed) is PatchEmbed and not network.dynamic_img_size:
         network.dynamic_img_size = True  # type: ignore[misc]  # final for scripting alone
         embed.strict_img_size, embed.flatten, embed.output_fmt = False, False, Format.NHWC
+
+
+def first_layer(network: Any) -> str | None:
+    """Name of the one convolution that sees the bands; ``None`` where timm names several."""
+    name = network.default_cfg.get("first_conv")
+    return name if isinstance(name, str) else None
+
+
+def resample_vit_positions(network: Any, positions: Tensor) -> Tensor:
+    """Positions (1, P + L, D) of another square grid at that of a vision transformer of timm."""
+    prefix = 0 if getattr(network, "no_embed_class", False) else getattr(network, "num_prefix_tokens", 1)
+    grid = tuple(network.patch_embed.grid_size)
+    return resample_positions(positions, guess_grid(positions.shape[1] - prefix, grid), grid, prefix)
 
 
 def strides_of(network: Any) -> tuple[int, ...]:

@@ -37,6 +37,18 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
+def use_fast_linear(module: nn.Module) -> None:
+    """Let every plain ``nn.Linear`` below ``module`` multiply through ``linear``, parameters and names kept."""
+    for name, child in list(module.named_children()):
+        if type(child) is nn.Linear:
+            fast = Linear(1, 1, bias=child.bias is not None)
+            fast.in_features, fast.out_features = child.in_features, child.out_features
+            fast.weight, fast.bias = child.weight, child.bias
+            setattr(module, name, fast)
+        else:
+            use_fast_linear(child)
+
+
 def _by_convolution(x: Tensor, weight: Tensor) -> bool:
     # A rule, not a timing: the choice must be the same in a run and in its resumption.
     return (

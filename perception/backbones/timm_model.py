@@ -1,0 +1,185 @@
+"""Any network of timm (pytorch-image-models, Wightman, 2019) as a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from perception.backbones.base import Backbone
+from perception.backbones.inflation import inflate
+from perception.backbones.timm_tools import (
+    first_layer,
+    layer_groups,
+    mean_of_places,
+    resample_vit_positions,
+    set_image_size,
+    strides_of,
+    unknown_model,
+)
+from perception.backbones.vit import pair
+from perception.errors import ConfigError, Fault, nearest
+from perception.layers.linear import use_fast_linear
+from perception.registry import BACKBONES
+from perception.transforms.preprocess import Batch, Preprocess
+
+_TRUNK = "trunk."
+
+
+@BACKBONES.register_module()
+class TimmModel(Backbone):
+    """A network of timm without its classifier.
+
+    Its parameters lie below ``trunk.``, as in open_clip; state dicts of timm load as they are, classifiers left out.
+
+    Args:
+        name: timm's name, such as ``resnet50`` or ``convnext_tiny``; with ``pretrained`` a tag may follow
+            (``resnet50.a1_in1k``).
+        image_size: height and width, or one number; ``None`` is the Preprocess record's, else the network's own.
+            Convolutional networks and plain vision transformers take any other size, too.
+        in_channels: bands. A state dict of RGB is inflated to them, by the names of the record's bands.
+        pretrained: download timm's weights. Only when asked for; runs and exports never need it again.
+        drop_path_rate: stochastic depth.
+        preprocess: Preprocess record; ``None`` is the network's own statistics.
+        out_indices: stages whose maps ``forward`` returns; negative ones count from the end.
+
+    Features of ``encode``: ``pooled`` what timm's classifier would get; ``gap`` mean over all places of the last map or
+    over the patch tokens.
+    """
+
+    modality: ClassVar[str] = "image"
+    trunk: Any
+
+    def __init__(
+        self,
+        name: str,
+        image_size: int | Sequence[int] | None = None,
+        in_channels: int = 3,
+        pretrained: bool = False,
+        drop_path_rate: float = 0.0,
+        preprocess: Preprocess | dict[str, Any] | None = None,
+        out_indices: Sequence[int] = (-1,),
+    ) -> None:
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        faults = [Fault(f"model.backbone.{k}", arguments[k], text) for k, text in self.check_config(arguments)]
+        if faults:
+            raise ConfigError(faults)
+        import timm
+
+        extra: dict[str, Any] = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
+        trunk: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_channels, **extra)
+        if preprocess is None:
+            preprocess = _own_record(trunk, image_size)
+        super().__init__(preprocess)
+        set_image_size(trunk, self.preprocess.shape)  # type: ignore[attr-defined]
+        use_fast_linear(trunk)
+        self.trunk = trunk
+        self.embed_dims = int(getattr(trunk, "head_hidden_size", None) or trunk.num_features)
+        strides = strides_of(trunk)
+        if any(not -len(strides) <= i < len(strides) for i in out_indices):
+            text = f"{name} has {len(strides)} maps"
+            raise ConfigError([Fault("model.backbone.out_indices", out_indices, text)])
+        self.out_indices = tuple(sorted(i % len(strides) for i in out_indices))
+        self.strides = tuple(strides[i] for i in self.out_indices)
+        self._groups: tuple[dict[str, int], int] | None = None
+
+    @classmethod
+    def feature_choices(cls) -> tuple[str, ...]:
+        """Pooled features."""
+        return ("pooled", "gap")
+
+    def feature_dims(self, feature: str | None = None) -> int:
+        """Width of a feature."""
+        return int(self.trunk.num_features) if feature == "gap" else self.embed_dims
+
+    def encode(self, batch: Batch, feature: str | None = None) -> Tensor:
+        """Embedding (B, D) of ``batch['image']`` (B, C, H, W); see the class for the features."""
+        feature = feature or self.feature_choices()[0]
+        if feature not in self.feature_choices():
+            known = self.feature_choices()
+            raise ConfigError([Fault("feature", feature, f"it has {', '.join(known)}", nearest(feature, known))])
+        images = batch[self.modality]
+        if feature == "pooled":
+            return self.trunk(images)
+        return mean_of_places(self.trunk, self.trunk.forward_features(images))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, C, H, W) -> maps (B, D, H / s, W / s) at ``out_indices``."""
+        indices = list(self.out_indices)
+        return tuple(self.trunk.forward_intermediates(x, indices=indices, intermediates_only=True))
+
+    def adapt_state(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Timm's own keys below ``trunk.``, its classifier left out; positions and first layer fitted to this input."""
+        own = self.state_dict()
+        out = dict(state)
+        if not any(key.startswith(_TRUNK) for key in out):
+            heads = self.trunk.default_cfg.get("classifier") or ()
+            heads = (heads,) if isinstance(heads, str) else tuple(heads)
+            dropped = tuple(f"{head}." for head in heads)
+            out = {
+                _TRUNK + k: v for k, v in out.items() if _TRUNK + k in own or not (dropped and k.startswith(dropped))
+            }
+        positions, key = _TRUNK + "pos_embed", f"{_TRUNK}{first_layer(self.trunk)}.weight"
+        given, wanted = out.get(positions), own.get(positions)
+        if given is not None and wanted is not None and given.ndim == wanted.ndim == 3:
+            same_width = given.shape[-1] == wanted.shape[-1]
+            if same_width and given.shape != wanted.shape:
+                out[positions] = resample_vit_positions(self.trunk, given)
+        weight = out.get(key)
+        if weight is not None and key in own and weight.ndim == 4 and weight.shape[1] == 3 != own[key].shape[1]:
+            out[key] = inflate(weight, self.preprocess.bands)  # type: ignore[attr-defined]
+        return out
+
+    def layer_count(self) -> int:
+        """Timm's groups; the last holds the final norm."""
+        return self._layer_groups()[1] + 1
+
+    def layer_id(self, name: str) -> int:
+        """Timm's layer-decay group of a parameter."""
+        groups, last = self._layer_groups()
+        return groups.get(name.removeprefix(_TRUNK), last)
+
+    def _layer_groups(self) -> tuple[dict[str, int], int]:
+        if self._groups is None:
+            self._groups = layer_groups(self.trunk)
+        return self._groups
+
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        """Faults of a config (with defaults filled in) that would stop it from being built or used."""
+        wrong = unknown_model(cfg["name"])
+        if wrong:
+            yield "name", wrong
+        if not isinstance(cfg["in_channels"], int) or cfg["in_channels"] < 1:
+            yield "in_channels", "must be a whole number of at least 1"
+        if not 0 <= cfg["drop_path_rate"] < 1:
+            yield "drop_path_rate", "must lie in [0, 1)"
+        if not cfg["out_indices"]:
+            yield "out_indices", "must name at least one map"
+        size, record = cfg["image_size"], cfg["preprocess"]
+        if size is not None and min(pair(size)) < 1:
+            yield "image_size", "must be positive"
+        if record is None:
+            if cfg["in_channels"] != 3:
+                yield "preprocess", f"must be given for in_channels = {cfg['in_channels']}: the own record is for RGB"
+            return
+        values = record.record() if isinstance(record, Preprocess) else record
+        if isinstance(values.get("mean"), (list, tuple)) and len(values["mean"]) != cfg["in_channels"]:
+            yield "preprocess", f"has {len(values['mean'])} band means, but in_channels = {cfg['in_channels']}"
+        if size is not None and values.get("size") is not None and pair(values["size"]) != pair(size):
+            yield "preprocess", f"makes images of {pair(values['size'])}, but image_size = {size!r}"
+
+
+def _own_record(trunk: Any, image_size: Any) -> dict[str, Any]:
+    """Preprocess record of the statistics that timm states for a network."""
+    cfg = trunk.pretrained_cfg
+    interpolation = cfg.get("interpolation", "bicubic")
+    return {
+        "type": "ImagePreprocess",
+        "size": pair(image_size) if image_size is not None else tuple(cfg["input_size"][1:]),
+        "mean": tuple(cfg["mean"]),
+        "std": tuple(cfg["std"]),
+        "interpolation": interpolation if interpolation in ("bilinear", "bicubic") else "bicubic",
+        "crop_fraction": float(cfg.get("crop_pct") or 1.0),
+    }
