@@ -49,6 +49,17 @@ def test_ratio_of_known_times_and_interleaved_turns(monkeypatch):
     assert [row["peak_mib"] for row in result["rows"]] == [3, 3]
 
 
+def test_memory_is_a_target_too(monkeypatch, capsys):
+    peaks = {build_light: 3 * MIB, build_heavy: 12 * MIB}
+    monkeypatch.setattr(harness, "peak_memory", lambda build, *_: peaks[build])
+    contenders = [Contender("light", build_light), Contender("heavy", build_heavy)]
+    target = Target("light", "heavy", 0.5, measure="memory")
+    result = compare(contenders, [target], rounds=1, warmup=0, threads=1, device="cpu")
+    assert result["ratios"] == [{"ours": "light", "peer": "heavy", "limit": 0.5, "measure": "memory", "ratio": 0.25}]
+    report("case", result, None)
+    assert "light / heavy = 0.25 (peak memory); target <= 0.50: met" in capsys.readouterr().out
+
+
 def test_peak_memory_sees_what_torch_allocates():
     heavy, light = (peak_memory(build, 1, "cpu") / MIB for build in (build_heavy, build_light))
     assert 60 < heavy < 75
@@ -94,3 +105,15 @@ def test_contenders_of_mae_have_equal_encoders():
     theirs = LightlyMAE().backbone.vit
     trained = sum(p.numel() for p in ours.parameters() if p.requires_grad)
     assert trained == sum(p.numel() for n, p in theirs.named_parameters() if n != "pos_embed")
+
+
+def test_contenders_of_the_contrastive_loss_agree():
+    pytest.importorskip("open_clip")
+    from benchmarks.clip_loss import open_clip_loss, our_loss
+
+    image, text = (torch.nn.functional.normalize(torch.randn(12, 8), dim=1).requires_grad_() for _ in range(2))
+    scale = torch.tensor(14.0, requires_grad=True)
+    ours, theirs = our_loss(image, text, scale), open_clip_loss(image, text, scale)
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(*(torch.autograd.grad(x, (image, text, scale)) for x in (ours, theirs)), strict=True):
+        torch.testing.assert_close(a, b)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -46,11 +46,12 @@ class Contender:
 
 @dataclass(frozen=True)
 class Target:
-    """``ours`` must take at most ``limit`` times as long as ``peer``."""
+    """``ours`` must take at most ``limit`` times as long as ``peer``, or as much memory at its peak."""
 
     ours: str
     peer: str
     limit: float
+    measure: Literal["time", "memory"] = "time"
 
 
 def compare(
@@ -86,18 +87,27 @@ def compare(
         }
         for c in contenders
     ]
-    ratios = [
-        {
-            "ours": t.ours,
-            "peer": t.peer,
-            "limit": t.limit,
-            "ratio": median(wall[t.ours]) / median(wall[t.peer]),
-            "ratio_within_turns": median(a / b for a, b in zip(wall[t.ours], wall[t.peer], strict=True)),
-            "ratio_cpu": median(cpu[t.ours]) / max(median(cpu[t.peer]), 1e-9),
-        }
-        for t in targets
-    ]
+    peaks = {row["name"]: row["peak_mib"] for row in rows}
+    ratios = [_memory_ratio(t, peaks) if t.measure == "memory" else _time_ratio(t, wall, cpu) for t in targets]
     return {"rows": rows, "ratios": ratios, "settings": settings(rounds, warmup, threads, device)}
+
+
+def _time_ratio(target: Target, wall: dict[str, list[float]], cpu: dict[str, list[float]]) -> dict[str, Any]:
+    ours, peer = target.ours, target.peer
+    return {
+        "ours": ours,
+        "peer": peer,
+        "limit": target.limit,
+        "measure": "time",
+        "ratio": median(wall[ours]) / median(wall[peer]),
+        "ratio_within_turns": median(a / b for a, b in zip(wall[ours], wall[peer], strict=True)),
+        "ratio_cpu": median(cpu[ours]) / max(median(cpu[peer]), 1e-9),
+    }
+
+
+def _memory_ratio(target: Target, peaks: dict[str, float]) -> dict[str, Any]:
+    ratio = peaks[target.ours] / max(peaks[target.peer], 1e-9)
+    return {"ours": target.ours, "peer": target.peer, "limit": target.limit, "measure": "memory", "ratio": ratio}
 
 
 def timed(step: Step, device: str) -> tuple[float, float]:
@@ -203,9 +213,12 @@ def report(name: str, result: dict[str, Any], out: Path | None) -> None:
     console.print(table)
     for r in result["ratios"]:
         verdict = "met" if r["ratio"] <= r["limit"] else "NOT met"
+        if r.get("measure") == "memory":
+            detail = "(peak memory)"
+        else:
+            detail = f"(within turns {r['ratio_within_turns']:.2f}, CPU {r['ratio_cpu']:.2f})"
         console.print(
-            f"{r['ours']} / {r['peer']} = {r['ratio']:.2f} (within turns {r['ratio_within_turns']:.2f}, "
-            f"CPU {r['ratio_cpu']:.2f}); target <= {r['limit']:.2f}: {verdict}",
+            f"{r['ours']} / {r['peer']} = {r['ratio']:.2f} {detail}; target <= {r['limit']:.2f}: {verdict}",
             highlight=False,
         )
     for note in result.get("notes", []):
