@@ -326,8 +326,8 @@ def check(cfg: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         if cfg["in_channels"] != 3:
             yield "preprocess", f"must be given for in_channels = {cfg['in_channels']}: the default record is for RGB"
         return
-    bands = record.get("mean") if isinstance(record, Mapping) else record.mean
-    if bands is not None and len(bands) != cfg["in_channels"]:
+    bands = record.get("mean", (0.0,) * 3) if isinstance(record, Mapping) else record.mean  # three by default
+    if len(bands) != cfg["in_channels"]:
         yield "preprocess", f"has {len(bands)} band means, but in_channels = {cfg['in_channels']}"
     own = record.get("size") if isinstance(record, Mapping) else record.size
     if own is not None and pair(own) != pair(vision["image_size"]):
