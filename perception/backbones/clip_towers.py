@@ -12,7 +12,8 @@ from perception.backbones.clip_blocks import is_plain, run_block, run_blocks, ta
 from perception.backbones.timm_tools import first_layer, mean_of_places, set_image_size
 from perception.errors import ConfigError, DataError, Fault
 from perception.layers.attention import attend
-from perception.layers.linear import use_fast_linear
+from perception.layers.linear import linear, use_fast_linear
+from perception.layers.patches import patchify
 from perception.layers.positions import resample_positions
 
 
@@ -118,8 +119,10 @@ def kind_of(visual: nn.Module) -> str:
 
 def vit_tokens(visual: Any, x: Tensor) -> Tensor:
     """Embedded patches with positions, class token first, after ``ln_pre``: (B, C, H, W) -> (B, 1 + L, D)."""
-    patches = visual.conv1(x).flatten(2).transpose(1, 2)
-    positions = resample_positions(visual.positional_embedding[None], visual.grid_size, vit_grid(visual, x), 1)
+    grid = vit_grid(visual, x)
+    conv: Any = visual.conv1  # patches do not overlap: a matrix product does the same in half of the time on CPUs
+    patches = linear(patchify(x, visual.patch_size, channels_first=True), conv.weight.flatten(1), conv.bias)
+    positions = resample_positions(visual.positional_embedding[None], visual.grid_size, grid, 1)
     positions = positions.to(patches.dtype)
     cls = (visual.class_embedding.to(patches.dtype) + positions[:, :1]).expand(len(patches), -1, -1)
     tokens = torch.cat([cls, patches + positions[:, 1:]], dim=1)
