@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,10 +37,13 @@ class FileBytes:
 
     Args:
         paths: one per image.
+        sha256: their checksums in hexadecimal, None where there is none; None checks nothing. Decoders pass over
+            damage within a file without a word.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], sha256: Sequence[str | None] | None = None) -> None:
         self.paths = list(paths)
+        self.sha256 = None if sha256 is None else list(sha256)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -48,12 +52,16 @@ class FileBytes:
         """The file at ``index``.
 
         Raises:
-            DataError: it cannot be read, naming it.
+            DataError: it cannot be read or differs from its checksum, naming it.
         """
         try:
-            return self.paths[index].read_bytes()
+            data = self.paths[index].read_bytes()
         except OSError as error:
             raise DataError(f"{self.describe(index)} cannot be read: {error.strerror}") from error
+        expected = None if self.sha256 is None else self.sha256[index]
+        if expected is not None and hashlib.sha256(data).hexdigest() != expected:
+            raise DataError(f"{self.describe(index)} differs from its SHA-256 checksum: damaged, or another file")
+        return data
 
     def describe(self, index: int) -> str:
         """What messages call the file at ``index``."""

@@ -31,9 +31,9 @@ MEAN, STD = (0.4032, 0.4135, 0.3725), (0.1999, 0.1758, 0.1757)
 class RSICDMini(CaptionedImages):
     """Part of RSICD ("Exploring Models and Data for Remote Sensing Image Caption Generation", Lu et al., 2018).
 
-    1,200 train, 120 validation and all 1,093 official test images, 112 x 112, 30 classes. They are decoded once and
-    scaled by area averaging, which is antialiased. Images with a number for a name (66 of the test split) have no
-    class: their label is -1.
+    1,200 train, 120 validation and all 1,093 official test images, 112 x 112, 30 classes. They are held against their
+    checksums, decoded once and scaled by area averaging, which is antialiased. Images with a number for a name (66 of
+    the test split) have no class: their label is -1.
 
     Args:
         split: ``train``, ``val`` or ``test``.
@@ -81,7 +81,7 @@ class RSICDMini(CaptionedImages):
         files = [folder / FOLDER / "images" / entry["filename"] for entry in entries]
         labels = np.array([-1 if e["class_name"] is None else classes.index(e["class_name"]) for e in entries])
         super().__init__(
-            LazyImages(FileBytes(files), size).load(),
+            LazyImages(FileBytes(files, [entry.get("sha256") for entry in entries]), size).load(),
             texts,
             [path.name for path in files],
             classes,

@@ -1,8 +1,8 @@
+import importlib.util
 import io
 import json
 import os
-import subprocess
-import sys
+import re
 import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from perception.cli._datasets import build_dataset
 from perception.datasets.caption_files import CaptionFiles
 from perception.datasets.land_cover import LandCover
 from perception.datasets.pair_shards import PairShards
@@ -235,17 +236,26 @@ def test_damaged_shards_are_named(tmp_path, folder):
         DATASETS.build(dict(type="PairShards", shards=str(folder), missing="drp"))
 
 
-def test_the_tool_packs_a_data_set_written_as_a_call(tmp_path):
-    tool = [sys.executable, str(ROOT / "tools" / "make_shards.py")]
-    run = subprocess.run(
-        [*tool, "LandCover(split='val', count=6, size=8, languages=['fr'])", "--out", str(tmp_path), "--format", "jpg"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert run.returncode == 0 and "6 samples -> 1 shards" in run.stdout, run.stderr
+def test_the_tool_packs_a_data_set_written_as_a_call(tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("make_shards", ROOT / "tools" / "make_shards.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    words = ["LandCover(split='val', count=6, size=8, languages=['fr'])", "--out", str(tmp_path), "--format", "jpg"]
+    assert tool.main(words) == 0 and "6 samples -> 1 shards" in capsys.readouterr().out
     assert PairShards(str(tmp_path), size=None).languages == ("fr",)
-    run = subprocess.run(
-        [*tool, "LandCover(splt='val')", "--out", str(tmp_path)], capture_output=True, text=True, cwd=ROOT
-    )
-    assert run.returncode == 1 and "Did you mean 'split'" in run.stderr and "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("LandCover(splt='val')", "Did you mean 'split'"),
+        ("LandCovr", "Did you mean 'LandCover'"),
+        ("LandCover('val')", "every argument by name"),
+        ("LandCover(size=open('x'))", "not a python literal"),
+        ("LandCover(", "write it as Name"),
+        ("LandCover(**{})", "has no meaning"),
+    ],
+)
+def test_calls_that_write_no_data_set(text, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        build_dataset(text)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 
@@ -102,4 +103,13 @@ def test_damaged_files_of_rsicd_mini_are_named(tmp_path):
         RSICDMini(root=str(tmp_path))
     (folder / "images" / "a.jpg").write_bytes(cv2.imencode(".jpg", np.zeros((9, 9, 3), np.uint8))[1].tobytes()[:-2])
     with pytest.raises(DataError, match=r"a.jpg' is a truncated JPEG"):
+        RSICDMini(root=str(tmp_path))
+    whole = cv2.imencode(".jpg", np.full((9, 9, 3), 50, np.uint8))[1].tobytes()
+    (folder / "images" / "a.jpg").write_bytes(whole)
+    assert len(RSICDMini(root=str(tmp_path))) == 1
+    content = dict(classes=["beach"], images=[entry | dict(sha256=hashlib.sha256(whole).hexdigest())])
+    (folder / "captions.json").write_text(json.dumps(content))
+    assert len(RSICDMini(root=str(tmp_path))) == 1
+    (folder / "images" / "a.jpg").write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])  # decoders take it
+    with pytest.raises(DataError, match=r"a.jpg' differs from its SHA-256 checksum"):
         RSICDMini(root=str(tmp_path))

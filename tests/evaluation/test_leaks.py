@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import subprocess
@@ -135,25 +136,21 @@ def test_planted_copies_of_real_images_are_found():
         assert len(right) >= share * len(rows), (name, len(right))
 
 
-def run(*words):
-    tool = [sys.executable, str(ROOT / "tools" / "leak_check.py")]
-    return subprocess.run([*tool, *map(str, words)], capture_output=True, text=True, cwd=ROOT)
-
-
-def test_the_tool_reports_and_exits_by_what_it_found(folders):
-    files = ["--json", folders / "leaks.json", "--exclude", folders / "leaks.txt"]
-    found = run(folders / "train", folders / "test", *files)
-    assert found.returncode == 1, found.stderr
-    assert "leaking: 4 of the first, 4 of the second (by hash 3, by name 1, by both 0)" in found.stdout
+def test_the_tool_reports_and_exits_by_what_it_found(folders, capsys):
+    spec = importlib.util.spec_from_file_location("leak_check", ROOT / "tools" / "leak_check.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    words = [folders / "train", folders / "test", "--json", folders / "leaks.json", "--exclude", folders / "leaks.txt"]
+    assert tool.main([str(word) for word in words]) == 1
+    assert "leaking: 4 of the first, 4 of the second (by hash 3, by name 1, by both 0)" in capsys.readouterr().out
     content = json.loads((folders / "leaks.json").read_text())
-    assert content["summary"]["by_hash"] == 3 and content["pairs"][0]["first"] in (
-        "tile_1.png",
-        "tile_5.png",
-        "tile_6.png",
-    )
+    assert content["summary"]["by_hash"] == 3
+    assert content["pairs"][0]["first"] in ("tile_1.png", "tile_5.png", "tile_6.png")
     assert "tile_1.png  # again.jpg, " in (folders / "leaks.txt").read_text()
-    assert (
-        run("LandCover(split='val', count=24, size=32)", "LandCover(split='test', count=24, size=32)").returncode == 0
-    )
-    wrong = run(folders / "train", "LandCover(split='tst')")
+    assert tool.main(["LandCover(split='val', count=24, size=32)", "LandCover(split='test', count=24, size=32)"]) == 0
+
+
+def test_the_tool_names_what_is_wrong(tmp_path):
+    tool = [sys.executable, str(ROOT / "tools" / "leak_check.py")]
+    wrong = subprocess.run([*tool, "LandCover(split='tst')"], capture_output=True, text=True, cwd=ROOT)
     assert wrong.returncode == 2 and "Did you mean 'test'" in wrong.stderr and "Traceback" not in wrong.stderr
