@@ -268,8 +268,7 @@ class CLIP(Backbone):
         return max((k + 1 for name in names if (k := block_index(name, TEXT_BLOCKS)) is not None), default=0)
 
     def _image_depth(self) -> int:
-        # timm's last group holds the norm and the head.
-        return self.depth if self.image_kind != "timm" else self._timm_groups()[1] - 1
+        return self.depth if self.image_kind != "timm" else self._timm_groups()[1]
 
     def _timm_groups(self) -> tuple[dict[str, int], int]:
         if self._groups is None:

@@ -22,10 +22,7 @@ def unknown_model(name: str) -> str | None:
 
 
 def layer_groups(network: nn.Module) -> tuple[dict[str, int], int]:
-    """Layer-decay group of every parameter by timm's own matcher, input 0, and the number of the last group.
-
-    The last group holds the final norm and the head.
-    """
+    """Layer-decay group of every parameter by timm's own matcher, input 0, and the number of the last group."""
     from timm.models import group_parameters
 
     matcher: Any = network.group_matcher()  # type: ignore[operator]

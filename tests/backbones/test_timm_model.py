@@ -1,0 +1,125 @@
+"""Networks of timm as backbones."""
+
+import pytest
+import timm
+import torch
+
+from perception.backbones.inflation import inflate
+from perception.backbones.timm_model import TimmModel
+from perception.checkpoint import load_state
+from perception.errors import CheckpointError, ConfigError
+from perception.exporting import build_backbone
+from perception.validation import validate_config
+
+NAMES = ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "mobilenetv3_small_050"]
+
+
+def build(name, **changes):
+    torch.manual_seed(0)
+    return TimmModel(name, **{"image_size": 64, **changes}).eval()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pooled_features_and_maps_are_timms(name):
+    torch.manual_seed(1)
+    changes = dict(img_size=64) if name.startswith("vit") else {}
+    public = timm.create_model(name, num_classes=7, **changes).eval()
+    ours, x = build(name, out_indices=(1, -1)), torch.randn(2, 3, 64, 64)
+    load_state(ours, public.state_dict(), "timm")  # strictly, its classifier left out
+    with torch.no_grad():
+        expected = public.forward_head(public.forward_features(x), pre_logits=True)
+        found = ours.encode({"image": x})
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+        assert found.shape == (2, ours.feature_dims()) and ours.feature_dims() == ours.embed_dims
+        gap = ours.encode({"image": x}, "gap")
+        assert gap.shape == (2, ours.feature_dims("gap"))
+        maps = ours(x)
+    assert [m.shape[-1] * s for m, s in zip(maps, ours.strides, strict=True)] == [64, 64]
+    if name == "resnet18":
+        torch.testing.assert_close(gap, found)
+        torch.testing.assert_close(maps[-1].mean(dim=(2, 3)), found)
+
+
+def test_the_record_is_what_timm_states_and_sizes_are_said_once():
+    backbone = TimmModel("resnet18", image_size=(32, 64))
+    assert backbone.preprocess.shape == (32, 64)
+    stated = backbone.trunk.pretrained_cfg
+    assert backbone.preprocess.mean == stated["mean"] and backbone.preprocess.std == stated["std"]
+    assert backbone.preprocess.interpolation == stated["interpolation"] == "bicubic"
+    assert backbone.preprocess.crop_fraction == stated["crop_pct"] == 0.95
+    raw = torch.randint(256, (2, 3, 32, 64), dtype=torch.uint8)
+    assert backbone.embed({"image": raw}).shape == (2, 512) and backbone.training
+    record = dict(type="ImagePreprocess", size=48)
+    assert TimmModel("vit_tiny_patch16_224", preprocess=record).trunk.patch_embed.grid_size == (3, 3)
+
+
+def test_a_vit_takes_other_sizes_at_forward_and_at_loading():
+    small, x = build("vit_tiny_patch16_224"), torch.randn(2, 3, 96, 96)
+    large = build("vit_tiny_patch16_224", image_size=96)
+    load_state(large, small.state_dict(), "a model of 64 pixels")
+    with torch.no_grad():
+        torch.testing.assert_close(large.encode({"image": x}), small.encode({"image": x}), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto"])
+def test_rgb_weights_are_inflated_by_the_names_of_the_bands(name):
+    bands = ("B02", "B03", "B04", "B08")
+    record = dict(type="ImagePreprocess", size=64, bands=bands, mean=(0.1,) * 4, std=(0.1,) * 4, value_scale=10000)
+    public = build(name)
+    wide = build(name, in_channels=4, preprocess=record)
+    load_state(wide, public.state_dict(), "RGB")
+    grey = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        found = wide.encode({"image": grey.expand(-1, 4, -1, -1)})
+        torch.testing.assert_close(found, public.encode({"image": grey.expand(-1, 3, -1, -1)}), atol=1e-4, rtol=1e-3)
+    key = f"trunk.{public.trunk.default_cfg['first_conv']}.weight"
+    assert torch.equal(wide.state_dict()[key], inflate(public.state_dict()[key], bands))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layer_groups_are_timms(name):
+    backbone = build(name)
+    ids = {n: backbone.layer_id(n) for n, _ in backbone.named_parameters()}
+    assert ids[f"trunk.{backbone.trunk.default_cfg['first_conv']}.weight"] == 0
+    assert max(ids.values()) == backbone.layer_count() - 2 and len(set(ids.values())) > 4
+    if name.startswith("vit"):
+        assert [ids[f"trunk.blocks.{i}.norm1.weight"] for i in range(12)] == list(range(1, 13))
+        assert ids["trunk.norm.weight"] == 12  # with the last block
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "text"),
+    [
+        (dict(name="resnet_18"), "name", "resnet18"),
+        (dict(name="resnet18", in_channels=4), "preprocess", "must be given for in_channels = 4"),
+        (dict(name="resnet18", in_channels=0), "in_channels", "at least 1"),
+        (dict(name="resnet18", image_size=0), "image_size", "positive"),
+        (dict(name="resnet18", drop_path_rate=1.0), "drop_path_rate", "[0, 1)"),
+        (dict(name="resnet18", out_indices=()), "out_indices", "at least one"),
+        (
+            dict(name="resnet18", image_size=64, preprocess=dict(type="ImagePreprocess", size=32)),
+            "preprocess",
+            "makes images of",
+        ),
+    ],
+)
+def test_impossible_configs_name_the_key(arguments, key, text):
+    with pytest.raises(ConfigError) as caught:
+        TimmModel(**arguments)
+    assert f"model.backbone.{key}" in str(caught.value) and text in str(caught.value)
+    config = {"model": dict(type="Classifier", backbone=dict(type="TimmModel", **arguments), num_classes=2)}
+    found = [str(fault) for fault in validate_config(config, training=False)]
+    assert any(f"model.backbone.{key}" in fault and text in fault for fault in found), found
+
+
+def test_maps_that_do_not_exist_and_foreign_weights_are_named():
+    with pytest.raises(ConfigError, match="resnet18 has 5 maps"):
+        TimmModel("resnet18", out_indices=(5,))
+    with pytest.raises(ConfigError, match="feature"):
+        build("resnet18").encode({"image": torch.zeros(1, 3, 64, 64)}, "cls")
+    with pytest.raises(CheckpointError, match="made for another model"):
+        load_state(build("resnet18"), timm.create_model("convnext_atto").state_dict(), "timm")
+
+
+def test_it_is_registered():
+    assert isinstance(build_backbone(dict(type="TimmModel", name="resnet18", image_size=32)), TimmModel)
