@@ -110,7 +110,7 @@ class TimmModel(Backbone):
         return tuple(self.trunk.forward_intermediates(x, indices=indices, intermediates_only=True))
 
     def adapt_state(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Timm's own keys below ``trunk.``, its classifier left out; positions and first layer fitted to this input."""
+        """Keys of timm go below ``trunk.``, its classifier left out; positions and first layer fitted to this input."""
         own = self.state_dict()
         out = dict(state)
         if not any(key.startswith(_TRUNK) for key in out):
@@ -132,11 +132,11 @@ class TimmModel(Backbone):
         return out
 
     def layer_count(self) -> int:
-        """Timm's groups; the last holds the final norm."""
-        return self._layer_groups()[1] + 1
+        """The groups that timm makes, then what comes after the network."""
+        return self._layer_groups()[1] + 2
 
     def layer_id(self, name: str) -> int:
-        """Timm's layer-decay group of a parameter."""
+        """Layer-decay group of a parameter, as timm makes them."""
         groups, last = self._layer_groups()
         return groups.get(name.removeprefix(_TRUNK), last)
 
