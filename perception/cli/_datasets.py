@@ -34,8 +34,8 @@ def dataset_config(text: str) -> dict[str, Any]:
     return cfg
 
 
-def build_dataset(text: str) -> Any:
-    """Build the data set that ``text`` writes.
+def build_dataset(text: str, **changes: Any) -> Any:
+    """Build the data set that ``text`` writes, with ``changes`` of its arguments.
 
     Raises:
         ConfigError: all faults of it, with the nearest names.
@@ -43,7 +43,7 @@ def build_dataset(text: str) -> Any:
     from perception.registry import DATASETS
     from perception.validation import validate_config
 
-    cfg = dataset_config(text)
+    cfg = {**dataset_config(text), **changes}
     if cfg["type"] not in DATASETS.names():
         raise ConfigError(
             [Fault("type", cfg["type"], "no such data set", nearest(cfg["type"], DATASETS.names()))], text
