@@ -257,6 +257,9 @@ def _own_config(record: Mapping[str, Any]) -> dict[str, Any]:
     vocabulary was fitted to.
     """
     config = {key: value for key, value in record["config"].items() if key != "init_from"}
+    cls: Any = BACKBONES.get(str(config.get("type")))
+    if cls is not None:
+        config = cls.bare_config(config)
     recorded = record.get("preprocess")
     return {**config, "preprocess": recorded} if recorded and config.get("preprocess") else config
 

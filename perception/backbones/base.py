@@ -105,6 +105,11 @@ class Backbone(nn.Module):
         """Weights of another input size converted to this one's, such as positions resampled to another grid."""
         return state
 
+    @classmethod
+    def bare_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A config of this type as it is built before recorded weights go in: without downloads of others."""
+        return dict(config)
+
     def require_compatible(self, record: Mapping[str, Any], source: str) -> None:
         """Raise a ``CheckpointError`` where weights were made under choices that no tensor's shape shows.
 

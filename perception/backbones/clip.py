@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from perception.backbones import clip_config, clip_state, clip_towers
 from perception.backbones.base import Backbone
 from perception.backbones.clip_blocks import block_index
+from perception.backbones.inflation import as_if_inflated
 from perception.backbones.timm_tools import layer_groups, strides_of
 from perception.errors import CheckpointError, ConfigError, DataError, Fault, nearest
 from perception.registry import BACKBONES
@@ -238,12 +239,17 @@ class CLIP(Backbone):
                 "for weights that descend from OpenAI's (RemoteCLIP, GeoRSCLIP ViT-B/32 and L/14, SkyCLIP L/14), "
                 "quick_gelu=False for others"
             )
-        preprocess = record.get("preprocess")
-        mine: Any = self.preprocess
-        if preprocess and len(preprocess.get("bands", ())) == 3 != len(mine.bands):
-            own = {key: getattr(mine, key) for key in ("bands", "mean", "std", "value_scale", "clip")}
-            record = {**record, "preprocess": {**preprocess, **own}}
-        super().require_compatible(record, source)
+        super().require_compatible(as_if_inflated(record, self.preprocess), source)
+
+    @classmethod
+    def bare_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Without weights that a tower's own config would download, which the recorded ones replace."""
+        model = config["model"]
+        if isinstance(model, Mapping):
+            free = {"vision_cfg": {"timm_model_pretrained": False}, "text_cfg": {"hf_model_pretrained": False}}
+            towers = {k: {**model[k], **{n: v for n, v in new.items() if n in model[k]}} for k, new in free.items()}
+            model = {**model, **towers}
+        return {**config, "model": model}
 
     # Layer decay.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,3 +23,15 @@ def inflate(weight: Tensor, bands: Sequence[str]) -> Tensor:
     known = all(colour in names for colour in colours)
     planes = [weight[:, colours.index(name)] if known and name in colours else mean for name in names]
     return torch.stack(planes, dim=1) * (3 / len(names))
+
+
+def as_if_inflated(record: Mapping[str, Any], mine: Any) -> Mapping[str, Any]:
+    """Record of weights of RGB with the bands and their statistics of ``mine``, a record of more or fewer bands.
+
+    What is inflated sees other bands with other statistics; everything else is compared as ever.
+    """
+    preprocess = record.get("preprocess")
+    if not preprocess or not len(preprocess.get("bands", ())) == 3 != len(mine.bands):
+        return record
+    own = {key: getattr(mine, key) for key in ("bands", "mean", "std", "value_scale", "clip")}
+    return {**record, "preprocess": {**preprocess, **own}}

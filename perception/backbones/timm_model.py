@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from perception.backbones.base import Backbone
-from perception.backbones.inflation import inflate
+from perception.backbones.inflation import as_if_inflated, inflate
 from perception.backbones.timm_tools import (
     first_layer,
     layer_groups,
@@ -130,6 +130,15 @@ class TimmModel(Backbone):
         if weight is not None and key in own and weight.ndim == 4 and weight.shape[1] == 3 != own[key].shape[1]:
             out[key] = inflate(weight, self.preprocess.bands)  # type: ignore[attr-defined]
         return out
+
+    def require_compatible(self, record: Mapping[str, Any], source: str) -> None:
+        """As the base's; weights of RGB may start a network of more bands."""
+        super().require_compatible(as_if_inflated(record, self.preprocess), source)
+
+    @classmethod
+    def bare_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Without timm's weights, which the recorded ones replace."""
+        return {**config, "pretrained": False}
 
     def layer_count(self) -> int:
         """The groups that timm makes, then what comes after the network."""

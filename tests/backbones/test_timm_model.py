@@ -1,14 +1,16 @@
 """Networks of timm as backbones."""
 
+import json
+
 import pytest
 import timm
 import torch
 
 from perception.backbones.inflation import inflate
 from perception.backbones.timm_model import TimmModel
-from perception.checkpoint import load_state
+from perception.checkpoint import load_state, save_checkpoint
 from perception.errors import CheckpointError, ConfigError
-from perception.exporting import build_backbone
+from perception.exporting import build_backbone, export_backbone, load_backbone
 from perception.validation import validate_config
 
 NAMES = ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "mobilenetv3_small_050"]
@@ -121,5 +123,20 @@ def test_maps_that_do_not_exist_and_foreign_weights_are_named():
         load_state(build("resnet18"), timm.create_model("convnext_atto").state_dict(), "timm")
 
 
-def test_it_is_registered():
-    assert isinstance(build_backbone(dict(type="TimmModel", name="resnet18", image_size=32)), TimmModel)
+def test_an_export_downloads_nothing_again_and_starts_more_bands(tmp_path):
+    cfg = dict(type="TimmModel", name="resnet18", image_size=32)
+    backbone = build_backbone(cfg)
+    assert isinstance(backbone, TimmModel)
+    config = {"model": {"backbone": {**cfg, "pretrained": True}}}
+    state = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
+    meta = {"config": json.dumps(config), "preprocess": backbone.preprocess.record()}
+    save_checkpoint({"meta": meta, "state_dict": state}, tmp_path / "step_00000001.pth")
+    export_backbone(tmp_path / "step_00000001.pth", tmp_path / "export")
+    again = load_backbone(tmp_path / "export")
+    raw = {"image": torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)}
+    assert torch.equal(again.embed(raw), backbone.embed(raw))
+    two = dict(size=32, bands=("vv", "vh"), mean=(0, 0), std=(1, 1), value_scale=1, interpolation="bicubic")
+    record = dict(type="ImagePreprocess", crop_fraction=0.95, **two)
+    radar = build_backbone(dict(cfg, in_channels=2, preprocess=record, init_from=str(tmp_path / "export")))
+    mean = backbone.trunk.conv1.weight.mean(dim=1)
+    torch.testing.assert_close(radar.trunk.conv1.weight[:, 1], mean * 1.5)
