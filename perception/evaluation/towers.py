@@ -36,6 +36,7 @@ class Scenes:
         classes: class names in label order. They come from the data set, never from a list elsewhere: a wrong order
             would go unnoticed.
         class_names: names of the classes by language, each in label order, where the data set has any.
+        class_templates: texts with ``{}`` in place of a class name by language, where the data set has any.
         sources: public corpora that the images come from.
     """
 
@@ -44,6 +45,7 @@ class Scenes:
     label: Tensor
     classes: tuple[str, ...] = ()
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    class_templates: Mapping[str, str] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -148,6 +150,7 @@ def look(backbone: Backbone, dataset: Any, batch_size: int = 500, num_workers: i
         label,
         tuple(getattr(dataset, "classes", ())),
         getattr(dataset, "class_names", None) or {},
+        getattr(dataset, "class_templates", None) or {},
         tuple(getattr(dataset, "sources", ())),
     )
     embed_text: Any = getattr(backbone, "embed_text")  # noqa: B009 - not part of the Backbone contract

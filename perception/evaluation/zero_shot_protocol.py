@@ -99,7 +99,7 @@ class ZeroShot(TowerProtocol):
             return {"en": (fill(own.templates, names), self.average or own.average)}
         known = self._names_by_language(scenes)
         languages = list(known.names) if self.languages == ALL else as_list(self.languages)
-        templates = self.prompts if isinstance(self.prompts, Mapping) else known.templates
+        templates = self.prompts if isinstance(self.prompts, Mapping) else known.templates or scenes.class_templates
         for language in languages:
             if language not in templates:
                 raise EvaluationError(f"no template in {language!r}, only in {', '.join(templates) or 'none'}")

@@ -197,7 +197,8 @@ def test_zero_shot_by_language():
         ZeroShot(languages=["en"]).run(towers_of(Colours()), 0)
     dataset = Colours()
     dataset.class_names = given["class_names"]
-    own = ZeroShot(prompts=TEMPLATES, languages="all").run(towers_of(dataset), 0)
+    dataset.class_templates = TEMPLATES
+    own = ZeroShot(languages="all").run(towers_of(dataset), 0)
     assert [o.value for o in own] == [o.value for o in outcomes]
 
 
