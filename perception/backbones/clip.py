@@ -197,15 +197,16 @@ class CLIP(Backbone):
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
-            # Texts of equal length together: nothing is padded that need not be.
-            order = sorted(range(len(texts)), key=lambda i: len(self.tokenizer.row(texts[i])))
-            out = torch.empty(len(texts), self.embed_dims, device=device)
+            # Equal texts once, so that they tie to the last bit, and texts of one length together, so that nothing is
+            # padded that need not be.
+            order = sorted(dict.fromkeys(texts), key=lambda text: len(self.tokenizer.row(text)))
+            found = torch.empty(len(order), self.embed_dims, device=device)
             for start in range(0, len(order), batch_size):
-                chosen = order[start : start + batch_size]
-                ids, mask = self.tokenizer([texts[i] for i in chosen])
+                ids, mask = self.tokenizer(order[start : start + batch_size])
                 batch = {"text": ids.to(device), "text_mask": mask.to(device)}
-                out[torch.tensor(chosen, device=device)] = self.encode_text(batch).float()
-            return out
+                found[start : start + batch_size] = self.encode_text(batch).float()
+            places = {text: place for place, text in enumerate(order)}
+            return found[torch.tensor([places[text] for text in texts], dtype=torch.long, device=device)]
         finally:
             for module, mode in modes:
                 module.training = mode

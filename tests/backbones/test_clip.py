@@ -168,6 +168,8 @@ def test_embed_text_keeps_order_and_modes_and_needs_no_gradient():
     for text, row in zip(models.TEXTS * 2, found, strict=True):
         torch.testing.assert_close(backbone.embed_text([text])[0], row, atol=1e-5, rtol=0)
     assert backbone.embed_text([]).shape == (0, 24)
+    repeated = backbone.embed_text(["a river", *models.TEXTS, "a river"], batch_size=2)
+    assert torch.equal(repeated[0], repeated[-1])  # equal texts tie exactly
 
 
 def test_embed_takes_raw_images_and_texts_are_optional():
