@@ -157,10 +157,17 @@ class SelfDistillation(Pretext):
         self.register_buffer("centre", torch.zeros(prototypes))
 
     def train(self, mode: bool = True) -> SelfDistillation:
-        """As torch's, but the teacher stays in eval mode: its targets are drawn without dropout."""
+        """As torch's, but the teacher stays in eval mode: its targets are drawn without dropout.
+
+        In training its batch norms take the statistics of the batch, as DINO's do: the running ones are those of the
+        student's weights and do not fit averaged ones. On small data that is the difference between learning and not.
+        """
         super().train(mode)
         if hasattr(self, "teacher"):
             self.teacher.eval()
+            for part in self.teacher.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                    part.train(mode)
         return self
 
     def forward(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:

@@ -165,6 +165,20 @@ def test_momentum_one_keeps_the_teacher_to_the_bit_and_statistics_follow():
     assert not torch.equal(before["backbone.trunk.1.running_mean"], backbone.trunk[1].running_mean)
 
 
+def test_batch_norms_of_the_teacher_take_the_statistics_of_the_batch():
+    backbone = TwoTowers()
+    pretext = attached(backbone).train()
+    norm = pretext.teacher["backbone"].trunk[1]
+    with torch.no_grad():
+        norm.running_mean.fill_(1e3)  # would reach the logits if it were used
+    views = cooked(backbone)["views"][:2]
+    expected = pretext.head(torch.stack([backbone.train().encode({"image": v}, None) for v in (torch.cat(views),)])[0])
+    torch.testing.assert_close(pretext.teacher_logits(views).flatten(0, 1), expected, atol=1e-4, rtol=0)
+    trained = {type(m).__name__ for m in pretext.teacher.modules() if m.training}
+    assert trained == {"BatchNorm2d"}
+    assert not any(m.training for m in pretext.eval().teacher.modules())
+
+
 def test_teacher_of_a_dual_encoder_is_its_image_tower():
     backbone = tiny_clip()
     pretext = attached(backbone)
