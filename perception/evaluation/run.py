@@ -150,7 +150,7 @@ def _judge_towers(
         groups.setdefault(id(dataset), (dataset, {}))[1][label] = protocol
     for dataset, some in groups.values():
         for name, model in judged.items():
-            towers = look(model, dataset, **options)
+            towers = look(model, dataset, **options, device=section.get("device"))
             scenes = towers.scenes
             known = trained_on.get(name, ())
             note = overlap_note(known, scenes.sources, scenes.name)

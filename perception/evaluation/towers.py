@@ -18,6 +18,7 @@ from torch import Tensor
 
 from perception.backbones.base import Backbone
 from perception.evaluation.features import batches, device_of
+from perception.evaluation.overlap import sources_of
 from perception.evaluation.protocol import AnyProtocol, EvaluationError, Outcome
 from perception.tasks.base import to_device
 
@@ -58,7 +59,7 @@ class Towers:
 
     Attributes:
         scenes: what the data set says.
-        images: ``(N, E)`` float32 image embeddings on the CPU, not normalised.
+        images: ``(N, E)`` float32 image embeddings, not normalised, on the device that the protocols compute on.
         embed_text: texts -> ``(n, E)`` embeddings, not normalised.
         pixels: positions -> that many uint8 pictures ``(H, W, 3)``, for sheets of results.
     """
@@ -72,17 +73,18 @@ class Towers:
         """Embeddings of texts, equal ones once, so that they are equal to the last bit.
 
         Returns:
-            ``(u, E)`` float32 embeddings on the CPU, and for each text the row of its own, ``(n,)`` int64.
+            ``(u, E)`` float32 embeddings beside those of the images, and for each text its row, ``(n,)`` int64.
         """
         distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        features = self.embed_text(list(distinct)).detach().float().cpu()
+        features = self.embed_text(list(distinct)).detach().float().to(self.images.device)
         if features.ndim != 2 or len(features) != len(distinct) or features.shape[1] != self.images.shape[1]:
             shape = tuple(self.images.shape[1:])
             raise EvaluationError(f"texts embed to {tuple(features.shape)}, images to {shape}: no common space")
         if not torch.isfinite(features).all():
             row = int((~torch.isfinite(features)).any(1).nonzero()[0])
             raise EvaluationError(f"the embedding of the text {list(distinct)[row]!r} is not finite")
-        return features, torch.tensor([distinct[text] for text in texts], dtype=torch.int64)
+        rows = torch.tensor([distinct[text] for text in texts], dtype=torch.int64)
+        return features, rows.to(features.device)
 
 
 class TowerProtocol(AnyProtocol):
@@ -120,20 +122,33 @@ class TowerProtocol(AnyProtocol):
 
 
 @torch.no_grad()
-def look(backbone: Backbone, dataset: Any, batch_size: int = 500, num_workers: int = 0) -> Towers:
+def look(
+    backbone: Backbone,
+    dataset: Any,
+    batch_size: int = 500,
+    num_workers: int = 0,
+    device: torch.device | str | None = None,
+) -> Towers:
     """A dual encoder on a data set: every image embedded once, in eval mode, with or without label and captions.
+
+    Args:
+        backbone: embeds RAW batches and texts on the device that it lies on.
+        dataset: gives whole batches.
+        batch_size: images at a time.
+        num_workers: processes that read.
+        device: where the protocols compute, by default the CPU.
 
     Raises:
         EvaluationError: the backbone has no text tower, or an embedding is not finite.
     """
     require_text_tower(backbone)
-    device = device_of(backbone)
+    place = device_of(backbone)
     features: list[Tensor] = []
     captions: list[Sequence[Caption]] = []
     labels: list[Tensor] = []
     for batch in batches(dataset, batch_size, num_workers):
         seen = {key: value for key, value in batch.items() if key != "captions"}
-        part = backbone.embed(to_device(seen, device)).float().cpu()
+        part = backbone.embed(to_device(seen, place)).float().cpu()
         features.append(part)
         captions += batch.get("captions") or [()] * len(part)
         label = torch.as_tensor(batch.get("label", torch.full((len(part),), -1)))
@@ -151,10 +166,10 @@ def look(backbone: Backbone, dataset: Any, batch_size: int = 500, num_workers: i
         tuple(getattr(dataset, "classes", ())),
         getattr(dataset, "class_names", None) or {},
         getattr(dataset, "class_templates", None) or {},
-        tuple(getattr(dataset, "sources", ())),
+        sources_of(dataset),
     )
     embed_text: Any = getattr(backbone, "embed_text")  # noqa: B009 - not part of the Backbone contract
-    return Towers(scenes, images, embed_text, lambda positions: pictures_of(dataset, positions))
+    return Towers(scenes, images.to(device or "cpu"), embed_text, lambda positions: pictures_of(dataset, positions))
 
 
 def require_text_tower(backbone: Backbone) -> None:

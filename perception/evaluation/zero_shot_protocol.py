@@ -124,7 +124,7 @@ class ZeroShot(TowerProtocol):
     def run(self, towers: Towers, seed: int) -> list[Outcome]:
         """Accuracy, then that of every further k."""
         labels, known = self._labels(towers.scenes)
-        images = towers.images[known]
+        images = towers.images[known.to(towers.images.device)]
         found = {}
         for language, (texts, average) in self.texts(towers.scenes).items():
             scores = self._scores(towers, images, texts, average)
@@ -147,7 +147,8 @@ class ZeroShot(TowerProtocol):
 
         labels, known = self._labels(towers.scenes)
         language, (texts, average) = next(iter(self.texts(towers.scenes).items()))
-        counts = confusion(self._scores(towers, towers.images[known], texts, average), labels)
+        images = towers.images[known.to(towers.images.device)]
+        counts = confusion(self._scores(towers, images, texts, average), labels)
         title = f"{towers.scenes.name} ({language}): {texts[0][0]!r} ..."
         return [confusion_matrix(counts.numpy(), towers.scenes.classes, title, folder / f"{name}_confusion.png")]
 
@@ -167,7 +168,7 @@ class ZeroShot(TowerProtocol):
 
     def _scores(self, towers: Towers, images: Tensor, texts: list[list[str]], average: str) -> Tensor:
         features, rows = towers.texts([text for own in texts for text in own])
-        return class_scores(images, features[rows].reshape(len(texts), len(texts[0]), -1), average)
+        return class_scores(images, features[rows].reshape(len(texts), len(texts[0]), -1), average).cpu()
 
     def _ks(self, scenes: Scenes) -> list[int]:
         return [k for k in self.topk if k < len(scenes.classes)] or [1]
