@@ -181,17 +181,18 @@ class MOSAIKS(RCF):
 
         Args:
             dataset: gives whole RAW batches with ``image``.
-            seed: image, row and column of every patch are uniform numbers of torch's generator of this seed.
+            seed: image, row and column of one patch after the other are uniform numbers of numpy's generator of this
+                seed, as in the reference.
         """
         count, size = len(self.weight), self.kernel_size
-        generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randint(len(dataset), (count,), generator=generator)
+        height, width = self.preprocess(dataset.__getitems__([0]))[self.modality].shape[-2:]
+        if min(height, width) <= size:
+            raise DataError(f"images of {height} x {width} pixels are too small to draw filters of {size} pixels from")
+        # The last place of a row or column is never drawn: neither does the reference.
+        limits = np.tile([len(dataset), height - size, width - size], (count, 1))
+        chosen, top, left = torch.from_numpy(np.random.default_rng(seed).integers(0, limits)).unbind(1)
         kept, place = chosen.unique(return_inverse=True)
         images = self.preprocess(dataset.__getitems__(kept.tolist()))[self.modality]
-        height, width = images.shape[-2:]
-        if min(height, width) < size:
-            raise DataError(f"images of {height} x {width} pixels are smaller than the filters of {size} pixels")
-        top, left = (torch.randint(edge - size + 1, (count,), generator=generator) for edge in (height, width))
         rows = (top[:, None] + torch.arange(size))[:, None, :, None]
         columns = (left[:, None] + torch.arange(size))[:, None, None, :]
         channels = torch.arange(images.shape[1])[None, :, None, None]

@@ -110,13 +110,11 @@ def test_flat_patches_stay_zero():
 def test_patches_come_from_the_preprocessed_training_images():
     data = tiles()
     model = MOSAIKS(features=40, preprocess=record(8)).fit(data, seed=3)
-    generator = torch.Generator().manual_seed(3)
-    chosen = torch.randint(20, (20,), generator=generator)
-    top, left = torch.randint(6, (20,), generator=generator), torch.randint(6, (20,), generator=generator)
-    pixels = torch.from_numpy(data.images).float() / 255
-    patches = torch.stack(
-        [pixels[i, :, r : r + 3, c : c + 3].flatten() for i, r, c in zip(chosen, top, left, strict=True)]
-    )
+    generator, patches = np.random.default_rng(3), []
+    for _ in range(20):  # as the reference draws
+        image, row, column = generator.integers(0, 20), generator.integers(0, 8 - 3), generator.integers(0, 8 - 3)
+        patches.append(data.images[image, :, row : row + 3, column : column + 3].ravel() / 255)
+    patches = torch.from_numpy(np.array(patches)).float()
     torch.testing.assert_close(model.weight.flatten(1), zca_filters(patches), atol=1e-4, rtol=1e-4)
     again = MOSAIKS(features=40, preprocess=record(8)).fit(data, seed=3)
     assert torch.equal(model.weight, again.weight)
