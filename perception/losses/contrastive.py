@@ -161,11 +161,14 @@ def _other_positives(columns: Tensor, groups: Tensor, mean: bool) -> tuple[Tenso
     """
     if groups.shape != columns.shape[:1]:
         raise ValueError(f"targets of shape {tuple(groups.shape)} for {len(columns)} texts: one number a text")
-    distinct, inverse = torch.unique(groups, return_inverse=True)
-    count = torch.bincount(inverse, minlength=len(distinct)).to(columns.dtype)
-    total = columns.new_zeros(len(distinct), columns.shape[1]).index_add(0, inverse, columns)
+    # Numbered by sorting, with room for as many groups as rows: torch.unique would make a GPU wait for their number.
+    ordered, order = groups.sort()
+    number = F.pad((ordered[1:] != ordered[:-1]).long().cumsum(0), (1, 0))
+    inverse = torch.empty_like(order).scatter_(0, order, number)
+    count = columns.new_zeros(len(columns)).index_add_(0, inverse, columns.new_ones(len(columns)))
+    total = torch.zeros_like(columns).index_add(0, inverse, columns)
     if mean:
-        total = total / count[:, None]
+        total = total / count.clamp_min(1)[:, None]
     return total[inverse] - columns, count[inverse] - 1
 
 

@@ -238,7 +238,7 @@ class SelfDistillation(Pretext):
 
         Second column: the first three principal components of the features of all patches of the picture as red, green
         and blue, so that alike things have like colours. Third: the cosine with the patch in the middle of the image,
-        from dark blue (-1) to yellow (1).
+        from dark blue (the lowest of the picture) to yellow (1).
         """
         record = backbone.preprocess
         images = batch["image"][: self.picture_count]
@@ -252,7 +252,7 @@ class SelfDistillation(Pretext):
         rows, columns = unit.shape[-2:]
         likeness = torch.einsum("ndhw,nd->nhw", unit, unit[:, :, rows // 2, columns // 2])
         colours = enlarge(torch.from_numpy(principal_colours(features)), size).round().byte().numpy()
-        heat = colour(enlarge(likeness[:, None], size)[:, 0].cpu().numpy(), -1.0, 1.0).transpose(0, 3, 1, 2)
+        heat = colour(enlarge(likeness[:, None], size)[:, 0].cpu().numpy(), high=1.0).transpose(0, 3, 1, 2)
         shown = three_band(record.denormalize(images).cpu().numpy())
         return {"self_distillation_features": tile(np.stack([shown, colours, heat], axis=1))}
 
