@@ -19,7 +19,7 @@ from perception.backbones import clip_config, clip_state, clip_towers
 from perception.backbones.base import Backbone
 from perception.backbones.clip_blocks import block_index
 from perception.backbones.inflation import as_if_inflated
-from perception.backbones.timm_tools import layer_groups, strides_of
+from perception.backbones.timm_tools import layer_groups, pooled_dims, strides_of
 from perception.errors import CheckpointError, ConfigError, DataError, Fault, nearest
 from perception.registry import BACKBONES
 from perception.transforms.preprocess import Batch, Preprocess
@@ -131,7 +131,7 @@ class CLIP(Backbone):
             return self.embed_dims
         visual = self.visual
         if self.image_kind == "timm":
-            return int(visual.trunk.num_features)
+            return pooled_dims(visual.trunk) if feature == "pooled" else int(visual.trunk.num_features)
         if self.image_kind == "resnet":
             return int(visual.attnpool.k_proj.in_features)
         return int(visual.ln_post.normalized_shape[0] if feature == "pooled" else visual.conv1.out_channels)

@@ -146,7 +146,9 @@ def project(visual: Any, pooled: Tensor) -> Tensor:
     """``pooled`` (B, D) -> ``projected`` (B, E)."""
     kind = kind_of(visual)
     if kind == "timm":
-        return visual.head(pooled)
+        # Where open_clip adds no projection, timm's classifier is it.
+        own = visual.trunk.num_classes > 0
+        return visual.head(visual.trunk.get_classifier()(pooled) if own else pooled)
     if kind == "resnet":
         return visual.attnpool.c_proj(pooled)
     return pooled if visual.proj is None else pooled @ visual.proj
@@ -218,7 +220,8 @@ def _resnet_feature(visual: Any, x: Tensor, feature: str) -> Tensor:
 
 def _timm_feature(visual: Any, x: Tensor, feature: str) -> Tensor:
     trunk = visual.trunk
-    return mean_of_places(trunk, trunk.forward_features(x)) if feature == "gap" else trunk(x)
+    features = trunk.forward_features(x)
+    return mean_of_places(trunk, features) if feature == "gap" else trunk.forward_head(features, pre_logits=True)
 
 
 # The text tower.

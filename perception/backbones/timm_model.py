@@ -13,6 +13,7 @@ from perception.backbones.timm_tools import (
     first_layer,
     layer_groups,
     mean_of_places,
+    pooled_dims,
     resample_vit_positions,
     set_image_size,
     strides_of,
@@ -75,7 +76,7 @@ class TimmModel(Backbone):
         set_image_size(trunk, self.preprocess.shape)  # type: ignore[attr-defined]
         use_fast_linear(trunk)
         self.trunk = trunk
-        self.embed_dims = int(getattr(trunk, "head_hidden_size", None) or trunk.num_features)
+        self.embed_dims = pooled_dims(trunk)
         strides = strides_of(trunk)
         if any(not -len(strides) <= i < len(strides) for i in out_indices):
             text = f"{name} has {len(strides)} maps"

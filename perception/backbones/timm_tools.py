@@ -70,6 +70,11 @@ def resample_vit_positions(network: Any, positions: Tensor) -> Tensor:
     return resample_positions(positions, guess_grid(positions.shape[1] - prefix, grid), grid, prefix)
 
 
+def pooled_dims(network: Any) -> int:
+    """Width of what the classifier would get."""
+    return int(getattr(network, "head_hidden_size", None) or network.num_features)
+
+
 def strides_of(network: Any) -> tuple[int, ...]:
     """Down-sampling of every map that ``forward_intermediates`` can give."""
     return tuple(int(stage["reduction"]) for stage in network.feature_info)

@@ -32,6 +32,12 @@ TIMM = dict(
     vision_cfg=dict(timm_model_name="convnext_atto", timm_pool="", timm_proj="linear", image_size=64),
     text_cfg=VIT["text_cfg"],
 )
+TIMM_HEAD = dict(  # timm's own classifier projects, as in EVA02 and MobileCLIP
+    embed_dim=24,
+    custom_text=True,
+    vision_cfg=dict(timm_model_name="convnext_atto", timm_pool="avg", timm_proj=None, image_size=64),
+    text_cfg=VIT["text_cfg"],
+)
 SIGLIP = dict(
     embed_dim=192,
     init_logit_bias=-10,
@@ -60,7 +66,17 @@ CUSTOM = dict(
     vision_cfg=dict(**VIT["vision_cfg"], qk_norm=True, scale_fc=True),
     text_cfg=dict(layers=2, width=32, heads=2, scale_attn=True),
 )
-KINDS = dict(vit=VIT, resnet=RESNET, xlm_r=HF, timm=TIMM, siglip=SIGLIP, coca=COCA, unusual=PLUS, custom_blocks=CUSTOM)
+KINDS = dict(
+    vit=VIT,
+    resnet=RESNET,
+    xlm_r=HF,
+    timm=TIMM,
+    timm_head=TIMM_HEAD,
+    siglip=SIGLIP,
+    coca=COCA,
+    unusual=PLUS,
+    custom_blocks=CUSTOM,
+)
 TEXTS = ["a photo of a river", "forest", "many green trees of many planes of two", "unheard words"]
 
 
