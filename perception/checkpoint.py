@@ -146,10 +146,16 @@ def _require_whole(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
+            program = any(name.endswith("/constants.pkl") for name in archive.namelist())
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise CheckpointError(f"{str(path)!r} is damaged: {error}; it may have been cut short") from error
     if broken is not None:
         raise CheckpointError(f"{str(path)!r} is damaged: the checksum of {broken!r} does not fit")
+    if program:
+        raise CheckpointError(
+            f"{str(path)!r} is a TorchScript archive, which holds a program beside its weights (OpenAI publishes CLIP "
+            "so). If you trust it, torch.save(torch.jit.load(file).state_dict(), other_file) gives a file to load here"
+        )
 
 
 def _globals_in(path: Path) -> list[str]:

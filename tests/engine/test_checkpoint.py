@@ -181,3 +181,11 @@ def test_model_state_prefers_the_average() -> None:
     assert model_state(checkpoint)["w"] == 1 and model_state(checkpoint)["n"] == 3
     assert model_state(checkpoint, averaged=False)["w"] == 0
     assert set(model_state({"a": torch.ones(1), "epoch": 3})) == {"a"}
+
+
+def test_a_torchscript_archive_is_named_for_what_it_is(tmp_path):
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(tmp_path / "clip.pt")
+    with pytest.raises(CheckpointError, match="TorchScript archive"):
+        load_checkpoint(tmp_path / "clip.pt")
+    torch.save(torch.jit.load(tmp_path / "clip.pt").state_dict(), tmp_path / "weights.pt")
+    assert set(load_checkpoint(tmp_path / "weights.pt")) == {"weight", "bias"}
