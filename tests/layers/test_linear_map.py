@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from perception.layers import linear as module
-from perception.layers.linear import Linear, linear
+from perception.layers.linear import Linear, linear, use_fast_linear
 
 
 @pytest.fixture(params=[True, False], ids=["by convolution", "by product"])
@@ -49,3 +49,17 @@ def test_other_types_and_shapes_take_the_plain_way(monkeypatch):
     assert layer.double()(torch.randn(2, 3, 32, dtype=torch.float64)).dtype == torch.float64
     with torch.autocast("cpu", torch.bfloat16):
         assert Linear(32, 16)(torch.randn(2, 3, 32)).dtype == torch.bfloat16
+
+
+def test_layers_of_others_multiply_our_way_with_their_own_parameters():
+    network = torch.nn.Sequential(
+        torch.nn.Linear(20, 24), torch.nn.ModuleDict({"a": torch.nn.Linear(24, 16, bias=False)})
+    )
+    before, x = dict(network.named_parameters()), torch.randn(2, 3, 20)
+    expected = network[1]["a"](network[0](x))
+    use_fast_linear(network)
+    assert type(network[0]) is type(network[1]["a"]) is Linear
+    after = dict(network.named_parameters())
+    assert list(after) == list(before) and all(after[name] is before[name] for name in after)
+    assert (network[0].in_features, network[0].out_features) == (20, 24)
+    torch.testing.assert_close(network[1]["a"](network[0](x)), expected, atol=1e-5, rtol=1e-5)

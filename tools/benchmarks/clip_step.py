@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from perception.layers import linear
 from perception.registry import MODELS
 
 from .harness import Contender, Step, Target, compare
@@ -75,7 +76,7 @@ def decayed(parameters: list[Tensor]) -> list[dict[str, Any]]:
     ]
 
 
-def ours(size: Size, device: str) -> Step:
+def ours(size: Size, device: str) -> tuple[nn.Module, Step]:
     """The library's model as a run trains it: preprocessing of raw images and texts, ImageText, AdamW, clamp."""
     torch.manual_seed(0)
     record = {
@@ -103,10 +104,10 @@ def ours(size: Size, device: str) -> Step:
         model.after_step()
         return loss.detach()
 
-    return step
+    return model, step
 
 
-def theirs(size: Size, device: str) -> Step:
+def theirs(size: Size, device: str) -> tuple[nn.Module, Step]:
     """open_clip's ``CLIP`` and ``ClipLoss`` in the order of its training loop; texts come tokenised."""
     import open_clip
     from open_clip.loss import ClipLoss
@@ -137,36 +138,43 @@ def theirs(size: Size, device: str) -> Step:
             model.logit_scale.clamp_(0, math.log(100))
         return loss.detach()
 
-    return step
+    return model, step
 
 
 def ours_tiny(device: str) -> Step:
     """Ours at the size of the README's baseline."""
-    return ours(TINY, device)
+    return ours(TINY, device)[1]
 
 
 def theirs_tiny(device: str) -> Step:
     """open_clip at the size of the README's baseline."""
-    return theirs(TINY, device)
+    return theirs(TINY, device)[1]
 
 
 def ours_small(device: str) -> Step:
     """Ours, a little larger."""
-    return ours(SMALL, device)
+    return ours(SMALL, device)[1]
 
 
 def theirs_small(device: str) -> Step:
     """open_clip, a little larger."""
-    return theirs(SMALL, device)
+    return theirs(SMALL, device)[1]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which of the two sizes to compare."""
+    """Which of the two sizes to compare, and by which matrix products."""
     parser.add_argument("--sizes", nargs="+", choices=list(NAMES), default=list(NAMES), help="default both")
+    parser.add_argument(
+        "--plain-matmul",
+        action="store_true",
+        help="multiply as torch does by itself, as on CPUs where oneDNN gains nothing",
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Ours at most 0.95 times open_clip, at both sizes."""
+    if args.plain_matmul:
+        linear._slow_mkl = lambda: False  # type: ignore[assignment]  # the rule that chooses oneDNN
     builds = {"tiny": (ours_tiny, theirs_tiny), "small": (ours_small, theirs_small)}
     contenders, targets = [], []
     for name in args.sizes:
@@ -174,5 +182,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         contenders += [Contender(who, build) for who, build in zip(pair, builds[name], strict=True)]
         targets.append(Target(*pair, limit=0.95))
     result = compare(contenders, targets, args.rounds, args.warmup, args.threads, args.device)
-    result["notes"] = [f"batch {BATCH}, float32; {name}: {NAMES[name]}" for name in args.sizes]
+    matmul = "matrix products: torch's own" if args.plain_matmul else "matrix products: see perception.layers.linear"
+    result["notes"] = [matmul, *(f"batch {BATCH}, float32; {name}: {NAMES[name]}" for name in args.sizes)]
     return result
