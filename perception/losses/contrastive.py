@@ -122,10 +122,10 @@ def gather_with_grad(tensor: Tensor) -> Tensor:
 
     In one process it is the identity and touches no process group. All ranks must hold tensors of one shape.
     """
-    return tensor if _place()[1] == 1 else _Gather.apply(tensor)
+    return tensor if rank_and_world()[1] == 1 else _Gather.apply(tensor)
 
 
-def _place() -> tuple[int, int]:
+def rank_and_world() -> tuple[int, int]:
     """(rank, number of ranks); (0, 1) without a process group."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
@@ -133,7 +133,7 @@ def _place() -> tuple[int, int]:
 
 
 def _gathered(tensor: Tensor) -> Tensor:
-    parts = [torch.empty_like(tensor) for _ in range(_place()[1])]
+    parts = [torch.empty_like(tensor) for _ in range(rank_and_world()[1])]
     dist.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
 
@@ -146,7 +146,7 @@ def _prepared(
             f"images {tuple(image.shape)} and texts {tuple(text.shape)} must be embeddings (B, E), pair by pair"
         )
     dtype = torch.promote_types(torch.promote_types(image.dtype, text.dtype), torch.float32)
-    rank, world = _place() if gather else (0, 1)
+    rank, world = rank_and_world() if gather else (0, 1)
     return image.to(dtype), text.to(dtype), torch.as_tensor(scale, dtype=dtype, device=image.device), rank, world
 
 
@@ -198,7 +198,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        rank, world = _place()
+        rank, world = rank_and_world()
         grad = grad.contiguous()
         if dist.get_backend() == "nccl":
             out = grad.new_empty(len(grad) // world, *grad.shape[1:])
@@ -221,7 +221,7 @@ class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad * _place()[1]
+        return grad * rank_and_world()[1]
 
 
 class _CrossEntropies(torch.autograd.Function):
