@@ -299,7 +299,7 @@ def test_the_slow_figures_of_the_data_readme():
         grid("mosaiks", **{**options, "judges": ("knn", "knn_scaled"), "seeds": (0, 1, 2)}), train, test, statistics
     )
     means = [[cell[name][0] for name in ("knn", "knn_scaled")] for cell in cells(rows)]
-    assert np.abs(100 * np.array(means) - [[60.0, 63.7], [66.7, 64.7]]).max() <= 1.5  # one draw there, the mean of three here
+    assert np.abs(100 * np.array(means) - [[60.0, 63.7], [66.7, 64.7]]).max() <= 1.5
 
 
 def test_a_backbone_of_another_modality_is_refused(monkeypatch, tmp_path):
