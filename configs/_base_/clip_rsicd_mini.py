@@ -43,7 +43,7 @@ train_dataloader = dict(
         size=_size,
         transforms=[
             dict(type="PickCaption"),
-            dict(type="MultiCrop", size=_size, global_views=1, local_views=0, scale=(0.5, 1.0)),
+            dict(type="MultiCrop", size=_size, global_views=1, local_views=0, scale=(0.9, 1.0)),
         ],
     ),
 )
@@ -52,7 +52,7 @@ optim_wrapper = dict(
     type="AutocastOptimWrapper",
     dtype="bfloat16",
     constructor="LayerDecay",  # no decay of biases, norms and the logit scale
-    optimizer=dict(type="AdamW", lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1),
+    optimizer=dict(type="AdamW", lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1, fused=True),
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = dict(type="CosineWarmup", warmup_steps=50, min_lr=0.0, by_step=True)

@@ -1,0 +1,17 @@
+"""One dual encoder in ten languages: class names of 30 scenes as captions, zero-shot judged language by language."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.clip_rsicd_mini import *
+
+_languages = ("en", "pt", "es", "fr", "de", "nl", "it", "zh", "ko", "ru")
+
+model["backbone"]["preprocess"]["tokenizer"].update(
+    fit=dict(type="RSICDMini", split="train", captions="class_names", languages=_languages), min_count=1
+)
+train_dataloader["dataset"].update(captions="class_names", languages=_languages)
+evaluation = dict(
+    test=dict(type="RSICDMini", split="test", size=64),
+    protocols=dict(zero_shot=dict(type="ZeroShot", class_names="rsicd30", languages=_languages)),
+)
