@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"loss curves:     {curves}")
     for folder in folders.values():
         for picture in latest_pictures(folder):
-            print(f"reconstructions: {picture}")
+            print(f"picture:         {picture}")
         print(f"run folder:      {folder}")
     first = folders[names[0]]
     print(f"\nDone in {time.perf_counter() - started:.0f} s. Next: perception export {first} --out my_backbone")

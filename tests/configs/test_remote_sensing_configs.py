@@ -41,3 +41,8 @@ def test_the_tiny_dual_encoder_has_the_budget_of_the_baseline():
     rows = len(DATASETS.build(cfg["train_dataloader"]["dataset"]))
     assert rows // cfg["train_dataloader"]["batch_size"] * cfg["train_cfg"]["max_epochs"] == 720
     assert model.backbone.tokenizer.vocab_size == 761
+
+
+def test_the_embedded_default_needs_no_data_folder(monkeypatch):
+    monkeypatch.delenv("PERCEPTION_DATA", raising=False)
+    assert validate_config(load_config("remote_sensing/clip_tiny_land-cover")) == []
