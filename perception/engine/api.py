@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import os
 import time
@@ -63,43 +64,50 @@ def train(
         TrainingError: the numbers are no longer finite, or the run folder cannot be written.
         SystemExit: a signal ended the run after it was saved (code 143 after SIGTERM).
     """
-    began = time.monotonic()
     run_dir = Path(run_dir)
-    made_group = init_distributed(launcher)
+    if not init_distributed(launcher):
+        return _train(cfg, run_dir, seed, resume, launcher)
     try:
-        rank, world_size = get_dist_info()
-        if rank == 0:
-            _require_writable(run_dir)
-            if not (resume and (run_dir / "config.json").is_file()):  # else when the checkpoint has been found to fit
-                save_config(cfg, run_dir)
-            _write_json(run_dir / "environment.json", describe_environment(cfg, seed, world_size))
-        runner = build_runner(cfg, run_dir, seed, resume, launcher)
-        runner.train()
-        summary = _summarise(runner, cfg, seed)
-        if cfg.get("test_dataloader"):
-            summary["metrics"]["test"] = _test(runner)
-        if rank != 0:
-            return {}
-        if any(summary["metrics"].values()):
-            _write_json(
-                run_dir / "metrics.json", {"seed": seed, "checkpoint": summary["checkpoint"], **summary["metrics"]}
-            )
-        if cfg.get("evaluation"):
-            from perception.evaluation.overlap import all_sources
-            from perception.evaluation.run import evaluate_run
-
-            start = plain(cfg["model"]).get("backbone") or {}
-            summary["sources"] = sources = all_sources(runner.train_dataloader.dataset, start, seed)
-            with runner.averaged_weights():
-                backbone = runner.bare_model.backbone
-                summary["evaluation"] = evaluate_run(cfg, backbone, seed, run_dir, trained_on=sources)
-        summary["session_seconds"] = round(time.monotonic() - began, 3)
-        _write_json(run_dir / "summary.json", summary)
-        _print(summary, run_dir)
-        return summary
+        return _train(cfg, run_dir, seed, resume, launcher)
+    except SystemExit as leaving:
+        code = leaving.code
     finally:
-        if made_group:
-            dist.destroy_process_group()
+        # The model goes before the group that it talks through: the other order has ended a rank with an abort.
+        gc.collect()
+        dist.destroy_process_group()
+    raise SystemExit(code)  # anew: the first one's traceback would keep the model alive until the interpreter ends
+
+
+def _train(cfg: Config | Mapping[str, Any], run_dir: Path, seed: int, resume: bool, launcher: str) -> dict[str, Any]:
+    began = time.monotonic()
+    rank, world_size = get_dist_info()
+    if rank == 0:
+        _require_writable(run_dir)
+        if not (resume and (run_dir / "config.json").is_file()):  # else when the checkpoint has been found to fit
+            save_config(cfg, run_dir)
+        _write_json(run_dir / "environment.json", describe_environment(cfg, seed, world_size))
+    runner = build_runner(cfg, run_dir, seed, resume, launcher)
+    runner.train()
+    summary = _summarise(runner, cfg, seed)
+    if cfg.get("test_dataloader"):
+        summary["metrics"]["test"] = _test(runner)
+    if rank != 0:
+        return {}
+    if any(summary["metrics"].values()):
+        _write_json(run_dir / "metrics.json", {"seed": seed, "checkpoint": summary["checkpoint"], **summary["metrics"]})
+    if cfg.get("evaluation"):
+        from perception.evaluation.overlap import all_sources
+        from perception.evaluation.run import evaluate_run
+
+        start = plain(cfg["model"]).get("backbone") or {}
+        summary["sources"] = sources = all_sources(runner.train_dataloader.dataset, start, seed)
+        with runner.averaged_weights():
+            backbone = runner.bare_model.backbone
+            summary["evaluation"] = evaluate_run(cfg, backbone, seed, run_dir, trained_on=sources)
+    summary["session_seconds"] = round(time.monotonic() - began, 3)
+    _write_json(run_dir / "summary.json", summary)
+    _print(summary, run_dir)
+    return summary
 
 
 def build_runner(
