@@ -44,6 +44,8 @@ class MultiCrop(Transform):
         contrast: distances from the view's mean likewise.
         saturation: distances from grey likewise; for images of three bands, red, green and blue.
         jitter_probability: share of the views that get these three.
+        band_shift: to every band of every view a number of its own from [-s, s] is added, in the unit of the values:
+            haze and light move bands by different amounts, and what is learnt should not hang on their exact balance.
 
     The outcome for a sample is a function of (seed, epoch, index), and so independent of its batch.
     """
@@ -64,6 +66,7 @@ class MultiCrop(Transform):
         contrast: float = 0.0,
         saturation: float = 0.0,
         jitter_probability: float = 0.8,
+        band_shift: float = 0.0,
     ) -> None:
         self.crops = (
             (global_views, RandomResizedCrop(size, scale, ratio, interpolation)),
@@ -73,6 +76,7 @@ class MultiCrop(Transform):
         self.turn = turn
         self.jitter = (float(brightness), float(contrast), float(saturation))
         self.jitter_probability = jitter_probability
+        self.band_shift = float(band_shift)
 
     def __call__(self, batch: Batch, random: SampleRandom) -> Batch:
         """RAW batch -> RAW batch with ``views``."""
@@ -101,10 +105,11 @@ class MultiCrop(Transform):
         if self.flip or self.turn:
             whole = self._oriented(whole, random)
         views = list(whole.chunk(count))
-        if not any(self.jitter):
+        if not any(self.jitter) and not self.band_shift:
             return views
         factors = self._jitter_factors(random).chunk(count)
-        return [self._jittered(view, f) for view, f in zip(views, factors, strict=True)]
+        shifts = self._band_shifts(random, views[0].shape[1]).chunk(count)
+        return [self._jittered(view, f, s) for view, f, s in zip(views, factors, shifts, strict=True)]
 
     def _oriented(self, views: Tensor, random: SampleRandom) -> Tensor:
         """Mirror and turn (n, C, S, S): all views with the same of the eight orientations together."""
@@ -125,8 +130,13 @@ class MultiCrop(Transform):
         factors = [np.where(chosen, random.uniform(1 - j, 1 + j), 1.0) for j in self.jitter]
         return torch.from_numpy(np.stack(factors, axis=1)).float()
 
-    def _jittered(self, views: Tensor, factors: Tensor) -> Tensor:
-        """(n, C, S, S) with brightness, contrast and saturation changed: one affine map of the colours of each view."""
+    def _band_shifts(self, random: SampleRandom, bands: int) -> Tensor:
+        """(n, bands) float32, what is added to every band."""
+        shifts = [random.uniform(-self.band_shift, self.band_shift) for _ in range(bands if self.band_shift else 0)]
+        return torch.from_numpy(np.stack(shifts, axis=1)).float() if shifts else torch.zeros(len(random), bands)
+
+    def _jittered(self, views: Tensor, factors: Tensor, shifts: Tensor) -> Tensor:
+        """(n, C, S, S) with brightness, contrast, saturation and bands changed: one affine map a view."""
         light, contrast, colour = factors[:, :, None, None, None].unbind(dim=1)  # (n, 1, 1, 1)
         values = views.float()
         # Rows of whole numbers add up exactly in float32, and rows in float64: in whatever order, so in any batch.
@@ -139,6 +149,8 @@ class MultiCrop(Transform):
             red, green, blue = (values[:, band : band + 1] * weight for band, weight in enumerate(_GREY))
             values = values.mul_(colour).add_((red + green + blue).mul_(1 - colour))
         values = values.sub_(mean).mul_(contrast).add_(mean).mul_(light)
+        if self.band_shift:
+            values = values.add_(shifts[:, :, None, None])
         if views.is_floating_point():
             return values.to(views.dtype)
         limits = torch.iinfo(views.dtype)
@@ -162,3 +174,5 @@ class MultiCrop(Transform):
         for key in ("brightness", "contrast", "saturation", "jitter_probability"):
             if not 0 <= cfg[key] <= 1:
                 yield key, "must lie in [0, 1]"
+        if cfg["band_shift"] < 0:
+            yield "band_shift", "must not be negative"

@@ -129,6 +129,21 @@ def test_colours_change_as_stated():
         assert np.abs(view[i].numpy() - np.clip(expected, 0, 255)).max() <= 0.51
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_every_band_is_shifted_by_an_amount_of_its_own(dtype):
+    pixels = (images(60, bands=4, side=8) // 2 + 64).to(dtype)  # away from the ends of the range
+    plain = dict(size=8, global_views=2, local_views=0, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=False, turn=False)
+    views = views_of(MultiCrop(**plain, band_shift=9.0), pixels, range(60))["views"]
+    moved = torch.stack([view.double() - pixels.double() for view in views])  # (2, 60, 4, 8, 8)
+    assert (moved - moved[..., :1, :1]).abs().max() < 1e-4  # alike for all pixels of a band
+    shifts = moved[..., 0, 0].flatten()
+    assert shifts.min() < -8 and shifts.max() > 8 and shifts.abs().max() <= 9 and len(shifts.round().unique()) == 19
+    correlation = torch.corrcoef(moved[..., 0, 0].permute(0, 2, 1).flatten(0, 1))
+    assert (correlation - torch.eye(8)).abs().max() < 0.5  # bands and views by themselves
+    still = views_of(MultiCrop(**plain), pixels, range(60))["views"]
+    assert all(torch.equal(view, pixels) for view in still)
+
+
 def _after_windows(transform, count):
     """The generator as ``MultiCrop`` has it when it draws the colours of its only global view."""
     random = SampleRandom(3, 1, np.arange(count)).streams(1)
@@ -173,6 +188,7 @@ def test_a_data_set_gives_views():
         (dict(ratio=(2, 1)), "ratio"),
         (dict(interpolation="bicubik"), "interpolation"),
         (dict(contrast=1.5), "contrast"),
+        (dict(band_shift=-1.0), "band_shift"),
     ],
 )
 def test_faults_of_a_config_are_named(options, key):
