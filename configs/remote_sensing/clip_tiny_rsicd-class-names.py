@@ -15,6 +15,6 @@ model["backbone"]["preprocess"]["tokenizer"].update(
 )
 train_dataloader["dataset"].update(captions="class_names", languages=_languages)
 evaluation = dict(
-    test=dict(type="RSICDMini", split="test", size=64),
+    test=dict(type="RSICDMini", split="test"),
     protocols=dict(zero_shot=dict(type="ZeroShot", class_names="rsicd30", languages=_languages)),
 )

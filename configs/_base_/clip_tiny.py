@@ -1,0 +1,46 @@
+"""A dual encoder of 1.2 million parameters for tiles of 64 px, trained from scratch: everything but the data."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .runtime import *
+
+model = dict(
+    type="Pretrainer",
+    backbone=dict(
+        type="CLIP",
+        model=dict(
+            embed_dim=128,
+            vision_cfg=dict(image_size=64, patch_size=16, layers=4, width=128, head_width=32),
+            text_cfg=dict(layers=1, width=128, heads=4),
+        ),
+        preprocess=dict(
+            type="ImageTextPreprocess",
+            size=64,
+            tokenizer=dict(type="WordTokenizer", min_count=2, context_length=24),  # fit: the child's captions
+        ),
+    ),
+    pretexts=dict(image_text=dict(type="ImageText")),
+)
+
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=0,  # the tiles lie in memory
+    drop_last=True,
+    dataset=dict(
+        split="train",
+        transforms=[
+            dict(type="PickCaption"),
+            # Windows of 0.9 to 1.0 of the area, as GeoRSCLIP; mirrored and turned by right angles.
+            dict(type="MultiCrop", size=64, global_views=1, local_views=0, scale=(0.9, 1.0)),
+        ],
+    ),
+)
+optim_wrapper = dict(
+    type="AutocastOptimWrapper",
+    dtype="bfloat16",
+    constructor="LayerDecay",  # no decay of biases, norms and the logit scale
+    optimizer=dict(type="AdamW", lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1, fused=True),
+    clip_grad=dict(max_norm=1.0),
+)
+param_scheduler = dict(type="CosineWarmup", warmup_steps=50, min_lr=0.0, by_step=True)
