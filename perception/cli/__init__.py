@@ -73,9 +73,6 @@ def _dispatch(arguments: list[str]) -> int:
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message="Sparse (invariant checks|CSR tensor support)")
-    # Read when torch is loaded. Threads that spin for each other lose most of their time as soon as another process
-    # takes a core (8 -> 1 steps/s on two cores); threads that sleep lose a third, and little on a quiet machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     module = import_module(f"perception.cli.{name}")
     parser = argparse.ArgumentParser(
         prog=f"perception {name}", description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
