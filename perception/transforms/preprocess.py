@@ -39,16 +39,24 @@ class Preprocess(ABC):
         theirs = _plain(other)
         differing = [k for k in sorted({*mine, *theirs}) if mine.get(k) != theirs.get(k)]
         if differing:
-            lines = "\n".join(f"  - {k}: {theirs.get(k)!r} there, {mine.get(k)!r} here" for k in differing)
+            lines = "\n".join(f"  - {k}: {_short(theirs.get(k))} there, {_short(mine.get(k))} here" for k in differing)
+            way_out = "Set model.backbone.preprocess to the recorded values."
+            if "type" in differing:
+                way_out = "A record of another type belongs to another kind of backbone: start from weights of this one."
             raise CheckpointError(
-                f"{source} was trained with another Preprocess record than this config asks for:\n{lines}\n"
-                "Set model.backbone.preprocess to the recorded values."
+                f"{source} was trained with another Preprocess record than this config asks for:\n{lines}\n{way_out}"
             )
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
         """Names of the recorded values."""
         return tuple(f.name for f in fields(cls))
+
+
+def _short(value: Any) -> str:
+    """``value`` in at most 200 characters: a vocabulary would bury the rest of a message."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:160]}... ({len(text)} characters)"
 
 
 def _plain(value: Any) -> Any:

@@ -118,3 +118,11 @@ def test_resizing_is_pillows(interpolation, size):
     expected = np.asarray(Image.fromarray(image).resize(size[::-1], kind)).astype(int)
     ours = resize(torch.from_numpy(image).permute(2, 0, 1), size, interpolation).permute(1, 2, 0).numpy().astype(int)
     assert np.abs(ours - expected).max() <= 1  # rounding of the weights
+
+
+def test_a_record_of_another_type_names_the_way_out_and_hides_no_fault_behind_a_vocabulary():
+    words = [f"word{i}" for i in range(500)]
+    other = {**ImagePreprocess(size=8).record(), "type": "OtherPreprocess", "tokenizer": {"words": words}}
+    with pytest.raises(CheckpointError, match="another kind of backbone") as caught:
+        ImagePreprocess(size=8).require_same(other, "a run")
+    assert "word499" not in str(caught.value) and "'OtherPreprocess' there" in str(caught.value)
