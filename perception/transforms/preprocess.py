@@ -42,7 +42,7 @@ class Preprocess(ABC):
             lines = "\n".join(f"  - {k}: {_short(theirs.get(k))} there, {_short(mine.get(k))} here" for k in differing)
             way_out = "Set model.backbone.preprocess to the recorded values."
             if "type" in differing:
-                way_out = "A record of another type belongs to another kind of backbone: start from weights of this one."
+                way_out = "A record of another type belongs to another kind of backbone: give weights of this kind."
             raise CheckpointError(
                 f"{source} was trained with another Preprocess record than this config asks for:\n{lines}\n{way_out}"
             )
