@@ -23,7 +23,6 @@ from perception.evaluation.protocol import AnyProtocol, EvaluationError, Outcome
 from perception.tasks.base import to_device
 
 Caption = tuple[str, str]  # (language, text)
-REFERENCES = ("chance", "ceiling")
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-_MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
-
 
 def _mix(x: np.ndarray) -> np.ndarray:
     """SplitMix64 finaliser: (n,) uint64 -> (n,) uint64 with well mixed bits."""
