@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from perception.errors import Fault, nearest
-from perception.registry import BACKBONES, DATASETS, PREPROCESSES, PROTOCOLS
+from perception.registry import BACKBONES, DATASETS, PREPROCESSES, PROTOCOLS, TRANSFORMS
 
 Typed = dict[str, Any]
 
@@ -135,6 +135,57 @@ def evaluation_faults(cfg: Mapping[str, Any], find: Callable[[Any, Any], Any]) -
             torch.device(section["device"])
         except RuntimeError:
             yield Fault("evaluation.device", section["device"], "not a device, such as 'cpu', 'cuda' or 'cuda:1'")
+
+
+def view_faults(cfg: Mapping[str, Any], find: Callable[[Any, Any], Any]) -> Iterable[Fault]:
+    """Sizes that the transforms of a data set make and the backbone cannot take: no whole patches, not its record's.
+
+    Args:
+        cfg: the whole config, plain, with the defaults of all types filled in.
+        find: (registry, type) -> class, None where there is none.
+    """
+    model = cfg.get("model")
+    backbone = model.get("backbone") if isinstance(model, dict) else None
+    kind = find(BACKBONES, backbone.get("type")) if isinstance(backbone, dict) else None
+    if backbone is None or kind is None or not hasattr(kind, "patch_of"):
+        return
+    patch, record = kind.patch_of(backbone), backbone.get("preprocess")
+    wanted = record.get("size") if isinstance(record, dict) and not record.get("resize") else None
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        dataset = (cfg.get(loader) or {}).get("dataset")
+        transforms = dataset.get("transforms") if isinstance(dataset, dict) else None
+        for number, transform in reversed(list(enumerate(transforms or ()))):
+            cls = find(TRANSFORMS, transform.get("type")) if isinstance(transform, dict) else None
+            sizes = cls.image_sizes(transform) if cls is not None and hasattr(cls, "image_sizes") else None
+            if sizes is None:
+                break  # nobody knows what it makes
+            if sizes:  # the last one that sets a size
+                where = f"{loader}.dataset.transforms.{number}"
+                yield from _size_faults(where, transform, sizes, patch, wanted)
+                break
+
+
+def _size_faults(
+    where: str, transform: Typed, sizes: Mapping[str, tuple[int, int]], patch: tuple[int, int], wanted: Any
+) -> Iterable[Fault]:
+    for place, (key, size) in enumerate(sizes.items()):
+        if place == 0 and wanted is not None and size != _both(wanted):
+            text = f"the backbone's Preprocess record takes images of model.backbone.preprocess.size = {_side(wanted)}"
+            yield Fault(f"{where}.{key}", transform[key], f"{text}, or of any size with resize=True", (_side(wanted),))
+        elif any(side % step for side, step in zip(size, patch, strict=True)):
+            pairs = list(zip(size, patch, strict=True))
+            near = [[max(step, (side // step + more) * step) for side, step in pairs] for more in (0, 1)]
+            text = f"the backbone cuts images into patches of {patch[0]} x {patch[1]} pixels"
+            yield Fault(f"{where}.{key}", transform[key], text, tuple(dict.fromkeys(map(_side, near))))
+
+
+def _both(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _side(size: Any) -> str:
+    rows, columns = _both(size)
+    return str(rows) if rows == columns else f"({rows}, {columns})"
 
 
 def _online(cfg: Mapping[str, Any], find: Callable[[Any, Any], Any]) -> Iterable[tuple[str, Any, Typed]]:

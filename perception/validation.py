@@ -18,7 +18,7 @@ from mmengine import registry as mm
 from perception import registry as reg
 from perception.config import plain
 from perception.errors import ConfigError, Fault, PerceptionError, nearest
-from perception.sections import SECTIONS, container_faults, evaluation_faults, section_faults
+from perception.sections import SECTIONS, container_faults, evaluation_faults, section_faults, view_faults
 from perception.signatures import MISSING, Signature, argument_faults, signature_of
 
 
@@ -127,9 +127,13 @@ def validate_config(cfg: Any, training: bool = True, data_sets: bool = True) -> 
             faults.append(Fault("model.pretexts", {}, "a training run needs at least one pretext, else it has no loss"))
         faults.extend(evaluation_faults(data, _find))
     faults.extend(container_faults(data))
+    filled = {}
     for key, value in data.items():
         if key in TOP_KEYS and key != "demo":  # what `perception demo` says about itself
-            _walk((key,), value, faults)
+            filled[key] = _walk((key,), value, faults)
+    # Only where both sides are sound: a view can be judged by a backbone alone that can be built.
+    if not any(fault.path.startswith("model") or ".transforms." in fault.path for fault in faults):
+        faults.extend(view_faults(filled, _find))
     return faults
 
 

@@ -121,6 +121,11 @@ class Backbone(nn.Module):
         if record.get("preprocess"):
             self.preprocess.require_same(record["preprocess"], source)
 
+    @classmethod
+    def patch_of(cls, cfg: Mapping[str, Any]) -> tuple[int, int]:
+        """Rows and columns of the patches that images are cut into, by a config with defaults: sides are multiples."""
+        return 1, 1
+
     def layer_count(self) -> int:
         """Number of layer-decay groups between input (0) and head (``layer_count() - 1``)."""
         return 2

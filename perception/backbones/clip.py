@@ -300,6 +300,11 @@ class CLIP(Backbone):
         return {"embedding": f"{self.embed_dims}", "activation": gelu, "tokenizer": repr(self.tokenizer)}
 
     @classmethod
+    def patch_of(cls, cfg: Mapping[str, Any]) -> tuple[int, int]:
+        """Rows and columns of a patch of the image tower; 1 where it is a ResNet."""
+        return clip_config.patch_of(clip_config.resolve(cfg["model"], cfg["quick_gelu"])["vision_cfg"])
+
+    @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config (with defaults filled in) that would stop it from being built or used."""
         yield from clip_config.check(cfg)

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from perception.backbones.timm_tools import unknown_model
+from perception.backbones.timm_tools import timm_patch, unknown_model
 from perception.backbones.vit import pair
 from perception.errors import ConfigError, Fault, nearest
 
@@ -175,6 +175,13 @@ def _vision_faults(vision: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield f"{place}.image_size", f"{size!r} is not divisible by patch_size = {vision['patch_size']}"
     if vision["pool_type"] not in ("tok", "avg", "none"):
         yield f"{place}.pool_type", "must be 'tok', 'avg' or 'none'"
+
+
+def patch_of(vision: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and columns of the patches of an image tower; 1 where it is a ResNet."""
+    if vision["timm_model_name"]:
+        return timm_patch(vision["timm_model_name"])
+    return (1, 1) if isinstance(vision["layers"], (list, tuple)) else pair(vision["patch_size"])
 
 
 def _text_faults(text: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

@@ -17,6 +17,7 @@ from perception.backbones.timm_tools import (
     resample_vit_positions,
     set_image_size,
     strides_of,
+    timm_patch,
     unknown_model,
 )
 from perception.backbones.vit import pair
@@ -154,6 +155,11 @@ class TimmModel(Backbone):
         if self._groups is None:
             self._groups = layer_groups(self.trunk)
         return self._groups
+
+    @classmethod
+    def patch_of(cls, cfg: Mapping[str, Any]) -> tuple[int, int]:
+        """Rows and columns of a patch of a plain vision transformer; 1 for other networks."""
+        return timm_patch(cfg["name"])
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:

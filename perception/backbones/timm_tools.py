@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from perception.errors import nearest
@@ -19,6 +21,21 @@ def unknown_model(name: str) -> str | None:
         return None
     near = nearest(bare, timm.list_models())
     return f"timm has no such model{'; near it are ' + ', '.join(map(repr, near)) if near else ''}"
+
+
+@cache
+def timm_patch(name: str) -> tuple[int, int]:
+    """Rows and columns of the patches of a plain vision transformer, 1 for any other network; takes no memory."""
+    import timm
+    from timm.layers import PatchEmbed
+    from timm.models import VisionTransformer
+
+    with torch.device("meta"):
+        network: Any = timm.create_model(name.split(".")[0], pretrained=False, num_classes=0)
+    if not isinstance(network, VisionTransformer) or type(network.patch_embed) is not PatchEmbed:
+        return 1, 1
+    rows, columns = network.patch_embed.patch_size
+    return int(rows), int(columns)
 
 
 def layer_groups(network: nn.Module) -> tuple[dict[str, int], int]:

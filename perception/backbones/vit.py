@@ -251,6 +251,11 @@ class ViT(Backbone):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @classmethod
+    def patch_of(cls, cfg: Mapping[str, Any]) -> tuple[int, int]:
+        """Rows and columns of a patch."""
+        return pair(cfg["patch_size"])
+
+    @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config (with defaults filled in) that would stop it from being built or used."""
         sizes = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 from perception.transforms.preprocess import Batch
@@ -19,6 +20,15 @@ class Transform(ABC):
     @abstractmethod
     def __call__(self, batch: Batch, random: SampleRandom) -> Batch:
         """Return the transformed batch; it may reuse the arrays of ``batch``."""
+
+    @classmethod
+    def image_sizes(cls, cfg: Mapping[str, Any]) -> dict[str, tuple[int, int]] | None:
+        """Sizes (rows, columns) of the images that it gives whatever it gets, by the argument that says so.
+
+        The first is that of ``image``, any others those of further views. Empty: it leaves the size as it is; None:
+        nobody knows. ``cfg`` has the defaults filled in.
+        """
+        return {}
 
 
 class Compose(Transform):

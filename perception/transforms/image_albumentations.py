@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,10 @@ class Albumentations(Transform):
             )
         out = out if out.ndim == 3 else out[:, :, None]
         return torch.from_numpy(np.ascontiguousarray(out.transpose(2, 0, 1)))
+
+    @classmethod
+    def image_sizes(cls, cfg: Mapping[str, Any]) -> None:
+        """None: operations may cut and scale."""
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:

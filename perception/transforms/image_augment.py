@@ -7,7 +7,7 @@ a function of (seed, epoch, index), so a sample's outcome does not depend on the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -162,6 +162,12 @@ class RandomResizedCrop(Transform):
             for image, (top, left, rows, columns) in zip(images, windows, strict=True)
         ]
         return {**batch, "image": torch.stack(cut)}
+
+    @classmethod
+    def image_sizes(cls, cfg: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+        """That of the outcome."""
+        size = cfg["size"]
+        return {"size": (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))}
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:

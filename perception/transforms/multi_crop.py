@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -155,6 +155,12 @@ class MultiCrop(Transform):
             return values.to(views.dtype)
         limits = torch.iinfo(views.dtype)
         return values.round_().clamp_(limits.min, limits.max).to(views.dtype)
+
+    @classmethod
+    def image_sizes(cls, cfg: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+        """Those of the global views, then of the local ones."""
+        sizes = {"size": (cfg["size"], cfg["size"])}
+        return {**sizes, "local_size": (cfg["local_size"],) * 2} if cfg["local_views"] else sizes
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
