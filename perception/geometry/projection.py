@@ -1,0 +1,94 @@
+"""Points to pixels and back, through the whole chain of calibration and augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perception.geometry.arrays import tensors
+from perception.geometry.transforms import homogeneous
+
+MIN_DEPTH = 0.1  # metres
+
+
+def project(
+    points: Any,
+    lidar2cam: Any,
+    cam2img: Any,
+    img_aug: Any = None,
+    lidar_aug: Any = None,
+    size: Sequence[int] | None = None,
+    min_depth: float = MIN_DEPTH,
+) -> tuple[Any, Any, Any]:
+    """Pixels and depths of points.
+
+    For an augmented point p': p = inv(lidar_aug) p', q = cam2img lidar2cam p, depth = q_z, (u, v) = (q_x, q_y) / q_z,
+    then img_aug (u, v, depth, 1). Leading dimensions broadcast: points (B, 1, P, 3) and matrices (B, N, 4, 4) give
+    (B, N, P, ...). The matrices are multiplied in float64 and cast to the precision of the points.
+
+    Args:
+        points: (..., P, >= 3), in metres.
+        lidar2cam: (..., 4, 4).
+        cam2img: (..., 3, 3), (..., 3, 4) or (..., 4, 4); a fourth column (KITTI) counts.
+        img_aug: (..., 4, 4) or None, pixels of the original image -> pixels of the augmented one.
+        lidar_aug: (..., 4, 4) or None, original LiDAR coordinates -> those of ``points``.
+        size: height and width of the augmented image; None tests the depth alone.
+        min_depth: points at or below this depth have no pixel.
+
+    Returns:
+        uv (..., P, 2) in pixels counted from the image's left and upper edge, depth (..., P) in metres, and mask
+        (..., P) bool: in front of the camera, and 0 <= u < W, 0 <= v < H. Where the mask is False because of the depth
+        or because a point is not finite, uv is 0; every entry is finite.
+    """
+    (p, *matrices), back = tensors(points, lidar2cam, cam2img)
+    chain = homogeneous(matrices[1]).double() @ homogeneous(matrices[0]).double()
+    if lidar_aug is not None:
+        chain = chain @ torch.linalg.inv(tensors(p, lidar_aug)[0][1].double())
+    chain = chain.to(p.dtype)
+    q = p[..., :3] @ chain[..., :3, :3].transpose(-1, -2) + chain[..., None, :3, 3]
+    finite = torch.isfinite(q).all(dim=-1)
+    depth = torch.where(finite, q[..., 2], 0.0)
+    mask = finite & (depth > min_depth)
+    # The division is by one where there is no pixel, so that no gradient becomes infinite or NaN.
+    uv = torch.where(mask[..., None], q[..., :2], 0.0) / torch.where(mask, depth, 1.0)[..., None]
+    if img_aug is not None:
+        uv = _augment(uv, depth, tensors(p, img_aug)[0][1].to(p.dtype))
+        uv = torch.where(mask[..., None], uv, 0.0)
+    if size is not None:
+        height, width = size
+        u, v = uv.unbind(-1)
+        mask = mask & (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    return back(uv), back(depth), back(mask)
+
+
+def _augment(uv: Tensor, depth: Tensor, img_aug: Tensor) -> Tensor:
+    full = torch.cat([uv, depth.expand(uv.shape[:-1])[..., None]], dim=-1)
+    return full @ img_aug[..., :2, :3].transpose(-1, -2) + img_aug[..., None, :2, 3]
+
+
+def unproject(
+    uv: Any,
+    depth: Any,
+    lidar2cam: Any,
+    cam2img: Any,
+    img_aug: Any = None,
+    lidar_aug: Any = None,
+) -> Any:
+    """Points (..., P, 3) that ``project`` maps to the pixels ``uv`` (..., P, 2) at ``depth`` (..., P).
+
+    Matrices as in ``project``; true inverses, taken in float64, so that the round trip is exact to rounding.
+    """
+    (pixels, d, *matrices), back = tensors(uv, depth, lidar2cam, cam2img)
+    if img_aug is not None:
+        undo = torch.linalg.inv(tensors(pixels, img_aug)[0][1].double()).to(pixels.dtype)
+        full = torch.cat([pixels, d.expand(pixels.shape[:-1])[..., None]], dim=-1)
+        pixels = full @ undo[..., :2, :3].transpose(-1, -2) + undo[..., None, :2, 3]
+    chain = torch.linalg.inv(homogeneous(matrices[1]).double() @ homogeneous(matrices[0]).double())
+    if lidar_aug is not None:
+        chain = tensors(pixels, lidar_aug)[0][1].double() @ chain
+    chain = chain.to(pixels.dtype)
+    rays = torch.cat([pixels * d[..., None], d.expand(pixels.shape[:-1])[..., None]], dim=-1)
+    return back(rays @ chain[..., :3, :3].transpose(-1, -2) + chain[..., None, :3, 3])
