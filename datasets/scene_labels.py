@@ -1,10 +1,8 @@
-"""What scene-classification sets in their official layouts share: labels, bands by name, checksums, reports."""
+"""What scene-classification sets in their official layouts share: labels, bands by name, reports."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from mmengine.logging import print_log
@@ -12,8 +10,6 @@ from mmengine.logging import print_log
 from perception.datasets.caption_records import first_names
 from perception.datasets.multispectral import band_places
 from perception.errors import ConfigError, DataError, Fault, nearest
-
-BLOCK = 2**22  # bytes hashed at once
 
 
 def choose_bands(
@@ -96,18 +92,6 @@ def multi_hot(names: Sequence[Sequence[str]], classes: Sequence[str], sources: S
     rows = np.repeat(np.arange(len(names)), [len(found) for found in names])
     labels[rows, [place[name] for found in names for name in found]] = 1
     return labels
-
-
-def require_md5(path: Path, expected: str) -> None:
-    """Refuse a file whose MD5 is not the published one."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as handle:
-        while block := handle.read(BLOCK):
-            digest.update(block)
-    if digest.hexdigest() != expected:
-        raise DataError(
-            f"{str(path)!r} has MD5 {digest.hexdigest()}, published is {expected}: damaged, or another file"
-        )
 
 
 def report_left_out(source: str, left_out: Mapping[str, Sequence[str]], total: int) -> None:

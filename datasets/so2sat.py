@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from perception.datasets.base import Dataset, data_root
-from perception.datasets.scene_labels import check_choice, choose_bands, one_hot_labels, require_md5
+from perception.datasets.downloads import RemoteFile
+from perception.datasets.downloads import verify as verify_sum
+from perception.datasets.scene_labels import check_choice, choose_bands, one_hot_labels
 from perception.errors import DataError
 from perception.registry import DATASETS
 from perception.transforms.base import Transform
@@ -46,6 +48,7 @@ CLASSES = (
     "bare soil or sand",
     "water",
 )
+PAGES = {"2": "https://mediatum.ub.tum.de/1483140", "3": "https://mediatum.ub.tum.de/1613658"}
 # By version and split: the file below the root and its published MD5.
 FILES = {
     "2": {
@@ -116,9 +119,10 @@ class So2Sat(Dataset):
         self._sensors = sensors_of(self.bands)
         found = [band for name in self._sensors for band in SENSORS[name]]
         self._places = [found.index(band) for band in self.bands]
-        self.path, md5 = find_file(root, version, split)
+        self.path = find_file(root, version, split)
         if verify:
-            require_md5(self.path, md5)
+            name, md5 = FILES[version][split]
+            verify_sum(self.path, RemoteFile(name, PAGES[version[0]], f"md5:{md5}"))
         self._handle: Any = None
         self._owner = 0
         with open_h5(self.path) as file:
@@ -174,7 +178,7 @@ class So2Sat(Dataset):
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config: unknown version, split or bands, a missing file or package, a file of another layout."""
         bands = choose_bands(cfg["bands"], BAND_SETS, BAND_SETS["all"], "So2Sat")
-        path, _ = find_file(cfg["root"], cfg["version"], cfg["split"])
+        path = find_file(cfg["root"], cfg["version"], cfg["split"])
         with open_h5(path) as file:
             check_file(file, path, sensors_of(bands))
         return ()
@@ -185,8 +189,8 @@ def sensors_of(bands: Sequence[str]) -> list[str]:
     return [name for name, own in SENSORS.items() if set(own) & set(bands)]
 
 
-def find_file(root: str | None, version: str, split: str) -> tuple[Path, str]:
-    """The file of a split and its published MD5.
+def find_file(root: str | None, version: str, split: str) -> Path:
+    """The file of a split.
 
     Raises:
         ConfigError: an unknown version or split.
@@ -194,11 +198,11 @@ def find_file(root: str | None, version: str, split: str) -> tuple[Path, str]:
     """
     check_choice("version", version, tuple(FILES), "a version of So2Sat")
     check_choice("split", split, tuple(FILES[version]), f"a split of version {version}")
-    name, md5 = FILES[version][split]
+    name, _ = FILES[version][split]
     path = data_root(root, AREA, HINT) / name
     if not path.is_file():
         raise DataError(f"{name} is not in {str(path.parents[name.count('/')])!r}. {HINT}")
-    return path, md5
+    return path
 
 
 def open_h5(path: Path) -> Any:

@@ -125,7 +125,7 @@ def test_values_that_are_not_finite_are_named_with_their_row(tmp_path, value):
 
 def test_damaged_or_absent_files_and_a_wrong_sum(tmp_path):
     path = write(tmp_path / "training.h5")
-    with pytest.raises(DataError, match=r"has MD5 [0-9a-f]{32}, published is 702bc6a9368ebff4542d791e53469244"):
+    with pytest.raises(DataError, match=r"has the md5 [0-9a-f]{32}, but 702bc6a9368ebff4542d791e53469244 was"):
         build(tmp_path, verify=True)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(DataError, match=r"training\.h5' cannot be read as an HDF5 file"):
