@@ -27,7 +27,7 @@ def project(
 
     For an augmented point p': p = inv(lidar_aug) p', q = cam2img lidar2cam p, depth = q_z, (u, v) = (q_x, q_y) / q_z,
     then img_aug (u, v, depth, 1). Leading dimensions broadcast: points (B, 1, P, 3) and matrices (B, N, 4, 4) give
-    (B, N, P, ...). The matrices are multiplied in float64 and cast to the precision of the points.
+    (B, N, P, ...). It is computed in float64 and given in the precision of the points.
 
     Args:
         points: (..., P, >= 3), in metres.
@@ -47,26 +47,19 @@ def project(
     chain = homogeneous(matrices[1]).double() @ homogeneous(matrices[0]).double()
     if lidar_aug is not None:
         chain = chain @ torch.linalg.inv(tensors(p, lidar_aug)[0][1].double())
-    chain = chain.to(p.dtype)
-    q = p[..., :3] @ chain[..., :3, :3].transpose(-1, -2) + chain[..., None, :3, 3]
+    q = p[..., :3].double() @ chain[..., :3, :3].transpose(-1, -2) + chain[..., None, :3, 3]
     finite = torch.isfinite(q).all(dim=-1)
     depth = torch.where(finite, q[..., 2], 0.0)
     mask = finite & (depth > min_depth)
     # The division is by one where there is no pixel, so that no gradient becomes infinite or NaN.
     uv = torch.where(mask[..., None], q[..., :2], 0.0) / torch.where(mask, depth, 1.0)[..., None]
     if img_aug is not None:
-        uv = _augment(uv, depth, tensors(p, img_aug)[0][1].to(p.dtype))
-        uv = torch.where(mask[..., None], uv, 0.0)
+        uv = torch.where(mask[..., None], _map_pixels(uv, depth, tensors(p, img_aug)[0][1].double()), 0.0)
     if size is not None:
         height, width = size
         u, v = uv.unbind(-1)
         mask = mask & (u >= 0) & (u < width) & (v >= 0) & (v < height)
-    return back(uv), back(depth), back(mask)
-
-
-def _augment(uv: Tensor, depth: Tensor, img_aug: Tensor) -> Tensor:
-    full = torch.cat([uv, depth.expand(uv.shape[:-1])[..., None]], dim=-1)
-    return full @ img_aug[..., :2, :3].transpose(-1, -2) + img_aug[..., None, :2, 3]
+    return back(uv.to(p.dtype)), back(depth.to(p.dtype)), back(mask)
 
 
 def unproject(
@@ -79,16 +72,21 @@ def unproject(
 ) -> Any:
     """Points (..., P, 3) that ``project`` maps to the pixels ``uv`` (..., P, 2) at ``depth`` (..., P).
 
-    Matrices as in ``project``; true inverses, taken in float64, so that the round trip is exact to rounding.
+    Matrices as in ``project``; their true inverses, so that the round trip is exact to rounding.
     """
-    (pixels, d, *matrices), back = tensors(uv, depth, lidar2cam, cam2img)
+    (given, d, *matrices), back = tensors(uv, depth, lidar2cam, cam2img)
+    pixels, d = given.double(), d.double()
     if img_aug is not None:
-        undo = torch.linalg.inv(tensors(pixels, img_aug)[0][1].double()).to(pixels.dtype)
-        full = torch.cat([pixels, d.expand(pixels.shape[:-1])[..., None]], dim=-1)
-        pixels = full @ undo[..., :2, :3].transpose(-1, -2) + undo[..., None, :2, 3]
+        pixels = _map_pixels(pixels, d, torch.linalg.inv(tensors(given, img_aug)[0][1].double()))
     chain = torch.linalg.inv(homogeneous(matrices[1]).double() @ homogeneous(matrices[0]).double())
     if lidar_aug is not None:
-        chain = tensors(pixels, lidar_aug)[0][1].double() @ chain
-    chain = chain.to(pixels.dtype)
+        chain = tensors(given, lidar_aug)[0][1].double() @ chain
     rays = torch.cat([pixels * d[..., None], d.expand(pixels.shape[:-1])[..., None]], dim=-1)
-    return back(rays @ chain[..., :3, :3].transpose(-1, -2) + chain[..., None, :3, 3])
+    points = rays @ chain[..., :3, :3].transpose(-1, -2) + chain[..., None, :3, 3]
+    return back(points.to(given.dtype))
+
+
+def _map_pixels(uv: Tensor, depth: Tensor, matrix: Tensor) -> Tensor:
+    """u, v of ``matrix`` (u, v, depth, 1)."""
+    full = torch.cat([uv, depth.expand(uv.shape[:-1])[..., None]], dim=-1)
+    return full @ matrix[..., :2, :3].transpose(-1, -2) + matrix[..., None, :2, 3]
