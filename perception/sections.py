@@ -219,5 +219,13 @@ def _caption_faults(where: str, data: Any, name: str, judge: Any, find: Callable
     if not judge.reads_captions or not isinstance(data, dict):
         return
     kind = find(DATASETS, data.get("type"))
-    if kind is not None and not getattr(kind, "captioned", False):
+    if kind is not None and not _captioned(data, find):
         yield Fault(where, data.get("type"), f"the protocol {name!r} reads captions, and {kind.__name__} has none")
+
+
+def _captioned(data: Mapping[str, Any], find: Callable[[Any, Any], Any]) -> bool:
+    """Whether a data set has captions; one of several does where all of them do."""
+    kind, members = find(DATASETS, data.get("type")), data.get("datasets")
+    if isinstance(members, list):
+        return all(isinstance(member, dict) and _captioned(member, find) for member in members)
+    return kind is None or bool(getattr(kind, "captioned", False))

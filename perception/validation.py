@@ -57,6 +57,7 @@ _MEMBERS: dict[str, Any] = {
     "default_hooks": reg.HOOKS,
     "custom_hooks": reg.HOOKS,
     "towers": reg.BACKBONES,
+    "datasets": reg.DATASETS,
     "vis_backends": mm.VISBACKENDS,
 }
 _EVALUATION_SETS = ("train", "val", "test", "all")
