@@ -50,7 +50,7 @@ class RemoteFile:
             raise ValueError(f"{self.name}: {self.url!r} is none of {', '.join(SCHEMES)}")
 
 
-def fetch(source: RemoteFile, folder: Path) -> Path:
+def fetch_file(source: RemoteFile, folder: Path) -> Path:
     """``folder / source.name``, downloaded unless it is there already; the checksum is verified either way.
 
     The bytes go to a temporary name beside it, which is renamed only once they are complete and as published, so that

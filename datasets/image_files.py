@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -93,10 +93,18 @@ class LazyImages:
         size: every image is scaled until it covers a square of so many pixels, whose centre is cut out. None leaves
             images as they are.
         interpolation: ``area``, or one of ``ImagePreprocess`` such as ``bicubic``.
+        decode: ``decode(data, source=name)`` -> (C, H, W); ``decode_image`` gives RGB in uint8. ``area`` is for images
+            of up to four channels.
     """
 
-    def __init__(self, source: ByteSource, size: int | None, interpolation: str = "area") -> None:
-        self.source, self.size, self.interpolation = source, size, interpolation
+    def __init__(
+        self,
+        source: ByteSource,
+        size: int | None,
+        interpolation: str = "area",
+        decode: Callable[..., np.ndarray] = decode_image,
+    ) -> None:
+        self.source, self.size, self.interpolation, self.decode = source, size, interpolation, decode
         self._pool: ThreadPoolExecutor | None = None
         self._owner = 0
 
@@ -104,14 +112,14 @@ class LazyImages:
         return len(self.source)
 
     def read(self, indices: np.ndarray) -> Tensor | list[Tensor]:
-        """Images at ``indices``: uint8 (n, 3, H, W), or a list of (3, H, W) where their sizes differ."""
+        """Images at ``indices``: (n, C, H, W), or a list of (C, H, W) where their sizes differ."""
         images = list(self._threads().map(self.one, indices.tolist()))
         if len({image.shape for image in images}) > 1:
             return [torch.from_numpy(image) for image in images]
         return torch.from_numpy(np.stack(images))
 
     def load(self) -> np.ndarray:
-        """All images: (n, 3, size, size) uint8."""
+        """All images, RGB: (n, 3, size, size) uint8."""
         if self.size is None:
             raise ValueError("images are held in memory at one size only")
         images = np.empty((len(self), 3, self.size, self.size), dtype=np.uint8)
@@ -124,12 +132,12 @@ class LazyImages:
         return images
 
     def one(self, index: int) -> np.ndarray:
-        """The image at ``index``: uint8 (3, H, W).
+        """The image at ``index``: (C, H, W), RGB in uint8 unless ``decode`` gives something else.
 
         Raises:
             DataError: it cannot be read or decoded, naming it.
         """
-        image = decode_image(self.source.read(index), self.source.describe(index))
+        image = self.decode(self.source.read(index), source=self.source.describe(index))
         if self.size is None:
             return image
         if self.interpolation == "area":

@@ -38,13 +38,13 @@ def read_tiff(path: Path, bands: int | None, describe: str | None = None) -> np.
     return decode_tiff(data, bands, name)
 
 
-def decode_tiff(data: bytes, bands: int | None, source: str) -> np.ndarray:
-    """As ``read_tiff``, of the bytes of a file that messages call ``source``."""
+def decode_tiff(data: bytes, bands: int | None, source: str, dtypes: Sequence[str] = DTYPES) -> np.ndarray:
+    """As ``read_tiff``, of the bytes of a file that messages call ``source``; ``dtypes`` are the types it may have."""
     values = _bands_first(*_decode(data, source), source)
     if bands is not None and len(values) != bands:
         raise DataError(f"{source} has {len(values)} bands, expected {bands}")
-    if values.dtype.name not in DTYPES:
-        raise DataError(f"{source} has values of type {values.dtype.name}, expected one of {', '.join(DTYPES)}")
+    if values.dtype.name not in dtypes:
+        raise DataError(f"{source} has values of type {values.dtype.name}, expected {' or '.join(dtypes)}")
     if values.dtype == np.float32 and not np.isfinite(values).all():
         band, row, column = np.argwhere(~np.isfinite(values))[0]
         count = int((~np.isfinite(values)).sum())

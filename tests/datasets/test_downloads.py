@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from perception.datasets.downloads import RemoteFile, extract, fetch, verify
+from perception.datasets.downloads import RemoteFile, extract, fetch_file, verify
 from perception.errors import DataError
 
 WORDS = b"band values " * 100_000  # more than one block of the copy
@@ -26,9 +26,9 @@ def published(tmp_path):
 @pytest.mark.parametrize("checksum", ["md5", "sha256"])
 def test_a_file_is_fetched_whole_and_once(published, tmp_path, checksum):
     source, folder = remote(published, checksum), tmp_path / "a" / "b"
-    assert fetch(source, folder).read_bytes() == WORDS
+    assert fetch_file(source, folder).read_bytes() == WORDS
     published.unlink()  # the second time nothing is fetched
-    assert fetch(source, folder) == folder / "copy.bin"
+    assert fetch_file(source, folder) == folder / "copy.bin"
     assert [path.name for path in folder.iterdir()] == ["copy.bin"]
 
 
@@ -36,7 +36,7 @@ def test_a_wrong_checksum_leaves_nothing_behind(published, tmp_path):
     source = remote(published)
     published.write_bytes(WORDS[:-1])
     with pytest.raises(DataError, match=r"copy\.bin in .* has the sha256 [0-9a-f]{64}, but [0-9a-f]{64} was published"):
-        fetch(source, tmp_path / "into")
+        fetch_file(source, tmp_path / "into")
     assert list((tmp_path / "into").iterdir()) == []
 
 
@@ -44,7 +44,7 @@ def test_a_present_file_with_another_checksum_is_refused_and_kept(published, tmp
     source = remote(published)
     (tmp_path / "copy.bin").write_bytes(b"mine")
     with pytest.raises(DataError, match="delete it to fetch it from file:"):
-        fetch(source, tmp_path)
+        fetch_file(source, tmp_path)
     assert (tmp_path / "copy.bin").read_bytes() == b"mine"
     with pytest.raises(DataError, match=r"damaged or another version$"):
         verify(tmp_path / "copy.bin", source)
@@ -53,10 +53,10 @@ def test_a_present_file_with_another_checksum_is_refused_and_kept(published, tmp
 def test_missing_files_and_folders_that_cannot_be_made_are_named(published, tmp_path):
     source = remote(published)
     with pytest.raises(DataError, match=r"published\.bin could not be fetched to .*copy\.bin"):
-        fetch(source, published)  # a file where a folder must be
+        fetch_file(source, published)  # a file where a folder must be
     published.unlink()
     with pytest.raises(DataError, match=r"published\.bin could not be fetched to .*No such file"):
-        fetch(source, tmp_path / "into")
+        fetch_file(source, tmp_path / "into")
 
 
 def test_no_download_without_a_checksum():

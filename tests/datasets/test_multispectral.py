@@ -89,7 +89,7 @@ def test_wrong_contents_are_named_with_what_was_expected(tmp_path):
     with pytest.raises(DataError, match=r"^tile 7 of x has 3 bands"):
         read_tiff(path, 13, "tile 7 of x")
     write(path, VALUES.astype(np.float64))
-    with pytest.raises(DataError, match="values of type float64, expected one of uint8, uint16, int16"):
+    with pytest.raises(DataError, match="values of type float64, expected uint8 or uint16 or int16"):
         read_tiff(path, 13)
     broken = VALUES.astype(np.float32)
     broken[4, 2, 1], broken[12, 0, 0] = np.nan, np.inf
