@@ -33,6 +33,8 @@ class EuroSATMini(ArrayImages):
 
     Args:
         split: ``train``, ``val``, ``test``, or ``pretrain``: the tiles of ``train`` without labels.
+        per_class: only so many tiles of every class, for fine-tuning on few labels.
+        split_seed: which ones.
         size: height and width to which the tiles are resized; ``None`` keeps 64 x 64.
         interpolation: how, see ``ImagePreprocess``.
         verify: compare every file with its checksum.
@@ -51,6 +53,8 @@ class EuroSATMini(ArrayImages):
     def __init__(
         self,
         split: str = "train",
+        per_class: int | None = None,
+        split_seed: int = 0,
         size: int | None = None,
         interpolation: str = "bicubic",
         verify: bool = True,
@@ -65,6 +69,8 @@ class EuroSATMini(ArrayImages):
         rows = [row for row in rows if row["split"] == wanted]
         if not rows:
             raise DataError(f"{str(folder / INDEX_FILE)!r} has no rows of split {wanted!r}")
+        if per_class is not None:
+            rows = draw(rows, per_class, split_seed)
         images = np.stack([read_tile(folder, row, verify) for row in rows])
         if size is not None:
             images = resize(torch.from_numpy(images), (size, size), interpolation).numpy()
@@ -79,6 +85,10 @@ class EuroSATMini(ArrayImages):
         check_split(cfg["split"], cls.SPLITS)
         if isinstance(cfg["size"], int) and cfg["size"] < 1:
             yield "size", "must be a positive number of pixels"
+        if cfg["per_class"] is not None and cfg["per_class"] < 1:
+            yield "per_class", "must be at least 1, or None for all tiles"
+        if cfg["split_seed"] < 0:
+            yield "split_seed", "must not be negative"
         yield from missing_files(cfg, data_root(cfg["root"], AREA, HINT), (INDEX_FILE,))
 
 
@@ -102,6 +112,23 @@ def read_index(path: Path) -> tuple[list[dict[str, str]], list[str]]:
             text = f"label {row['label']!r} of class {row['class_name']!r} is not {classes.index(row['class_name'])}"
             raise DataError(f"{str(path)!r}, line {line}: {text}, its place among the sorted class names")
     return rows, classes
+
+
+def draw(rows: list[dict[str, str]], per_class: int, seed: int) -> list[dict[str, str]]:
+    """``per_class`` rows of every class, in the order of ``rows``; fewer rows of one ``seed`` are among the more.
+
+    Raises:
+        DataError: a class has fewer.
+    """
+    labels = np.array([int(row["label"]) for row in rows])
+    kept: list[int] = []
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        if len(own) < per_class:
+            name = rows[own[0]]["class_name"]
+            raise DataError(f"EuroSATMini: per_class = {per_class}, but class {name!r} has {len(own)} tiles")
+        kept += np.random.default_rng([seed, label]).permutation(own)[:per_class].tolist()
+    return [rows[place] for place in sorted(kept)]
 
 
 def read_tile(folder: Path, row: dict[str, str], verify: bool) -> np.ndarray:

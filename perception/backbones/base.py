@@ -84,11 +84,13 @@ class Backbone(nn.Module):
     def teacher_copy(self) -> Backbone:
         """An independent copy that ``encode`` works on, with the weights as they are and the names as they are."""
         memo: dict[int, Any] = {id(self.preprocess): self.preprocess}  # frozen, and its tokenizer may be large
-        for name in self.unused_by_encode:
-            part = getattr(self, name, None)
-            if part is not None:
-                memo[id(part)] = None
+        memo.update((id(part), None) for part in self.unused_parts())
         return deepcopy(self, memo)
+
+    def unused_parts(self) -> list[nn.Module | nn.Parameter]:
+        """The modules and parameters that ``unused_by_encode`` names, those that there are."""
+        found = (getattr(self, name, None) for name in self.unused_by_encode)
+        return [part for part in found if part is not None]
 
     def raw_features(self, batch: Batch) -> Tensor:
         """Flattened input ``(B, F)`` of a preprocessed batch: the baseline that every probe prints beside ours."""

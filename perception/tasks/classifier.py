@@ -31,6 +31,8 @@ class Classifier(PerceptionModel):
     and the metrics, or ``(B, num_classes)`` float soft labels (mixup). A node-level graph carries ``label (N,)`` and
     ``mask (N,)`` bool, the nodes of the split.
 
+    Of a dual encoder the image tower alone is trained; the text tower stays in the checkpoint as it came.
+
     Args:
         backbone: config or instance of a backbone; ``init_from`` in its config starts from a pre-training run.
         num_classes: number of classes C.
@@ -64,11 +66,14 @@ class Classifier(PerceptionModel):
         self.feature = feature
         self.label_smoothing = label_smoothing
         self.frozen = frozen
-        self.norm = _norm(norm, built.embed_dims)
+        width = built.feature_dims(feature)
+        self.norm = _norm(norm, width)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(built.embed_dims, num_classes)
+        self.head = nn.Linear(width, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=init_std)
         nn.init.zeros_(self.head.bias)
+        for part in built.unused_parts():  # they stay as they are, and several ranks need not wait for their gradients
+            part.requires_grad_(False)
         if frozen:
             self.backbone.requires_grad_(False).eval()
 

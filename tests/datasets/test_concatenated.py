@@ -89,10 +89,7 @@ def test_members_that_do_not_belong_together_are_named():
         Concatenated([ArrayImages(np.zeros((2, 3, 4, 4), dtype=np.uint8), None, ()), wide]).__getitems__([0, 2])
     for members, text in (
         ([], "at least one"),
-        (
-            [Digits("train"), Digits("train", transforms=[dict(type="RandomCropPad", padding=1)])],
-            "datasets.1.transforms",
-        ),
+        ([Digits("val"), Digits("val", transforms=[dict(type="RandomFlip")])], "datasets.1.transforms"),
         ([DATASETS.build(dict(type="DigitsGraph"))], "one batch"),
     ):
         with pytest.raises(ConfigError, match=text):
@@ -152,6 +149,6 @@ def test_validation_looks_into_the_members_and_knows_whether_they_have_captions(
 
     assert faults(tiles, tiles) == {}
     assert set(faults(tiles, digits)) == {"evaluation.test"}
-    assert set(faults(tiles, dict(tiles, split="tset"))) == {"evaluation.test.datasets.1"}
+    assert set(faults(tiles, dict(tiles, split="tset"))) == {"evaluation.test.datasets.1.split"}
     assert set(faults(dict(tiles, transforms=[dict(type="RandomFlip")]))) == {"evaluation.test.datasets.0.transforms"}
     assert "evaluation.test.datasets.0.type" in faults(dict(type="LandCovr"))

@@ -93,3 +93,21 @@ def test_the_published_counts_and_statistics():
     assert np.allclose(pixels.std((0, 2, 3)), [51.58, 35.35, 29.93], atol=0.005)
     assert np.allclose(255 * np.array(MEAN), pixels.mean((0, 2, 3)), atol=0.002)
     assert np.allclose(255 * np.array(STD), pixels.std((0, 2, 3)), atol=0.002)
+
+
+def test_few_labels_are_drawn_class_by_class(tmp_path):
+    write(tmp_path)
+    one = EuroSATMini("train", per_class=1, root=str(tmp_path))
+    assert one.labels.tolist() == [0, 1] and set(one.names) < set(EuroSATMini("train", root=str(tmp_path)).names)
+    drawn = {tuple(EuroSATMini("train", per_class=1, split_seed=s, root=str(tmp_path)).names) for s in range(20)}
+    assert len(drawn) == 4  # two tiles in each of two classes
+    with pytest.raises(DataError, match="per_class = 3, but class 'Forest' has 2 tiles"):
+        EuroSATMini("train", per_class=3, root=str(tmp_path))
+    given = dict(split="train", size=None, root=str(tmp_path), per_class=0, split_seed=-1)
+    assert [key for key, _ in EuroSATMini.check_config(given)] == ["per_class", "split_seed"]
+
+
+@needs_data
+def test_more_labels_hold_the_fewer():
+    few, more = (EuroSATMini("train", per_class=count) for count in (5, 25))
+    assert np.bincount(few.labels).tolist() == [5] * 10 and set(few.names) < set(more.names)

@@ -99,6 +99,43 @@ def test_a_full_backbone_learns():
     assert all(p.grad is not None for p in model.parameters())
 
 
+class TwoTowers(Tiny):
+    """``wide`` has 4 columns; ``words`` and ``scale`` belong to texts."""
+
+    unused_by_encode = ("words", "scale", "absent")
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.scale = nn.Linear(3, 6), nn.Parameter(torch.ones(()))
+
+    @classmethod
+    def feature_choices(cls):
+        return ("pooled", "wide")
+
+    def feature_dims(self, feature=None):
+        return 4 if feature == "wide" else 6
+
+    def encode(self, batch, feature=None):
+        return batch["image"] if feature == "wide" else super().encode(batch)
+
+
+def test_the_head_is_as_wide_as_the_feature():
+    model = Classifier(TwoTowers(), 3, feature="wide", norm="layer")
+    assert model.head.weight.shape == (3, 4) and model.norm.weight.shape == (4,)
+    assert model.logits(prepare(model, batch())).shape == (8, 3)
+    assert Classifier(TwoTowers(), 3).head.weight.shape == (3, 6)
+
+
+def test_a_text_tower_is_left_as_it_is():
+    model = Classifier(TwoTowers(), 3)
+    still = {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert still == {"backbone.words.weight", "backbone.words.bias", "backbone.scale"}
+    model(prepare(model, batch()), mode="loss")["loss"].backward()
+    # What is to be trained gets a gradient, all of it, so that no rank waits for one that never comes.
+    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+    assert "backbone.words.weight" in model.state_dict()
+
+
 def test_the_preprocess_record_is_applied_and_prediction_is_deterministic():
     model = Classifier(Tiny(), num_classes=3).eval()
     data = batch()

@@ -17,6 +17,8 @@ PAIRS = {
     "image/finetune_vit-base_imagenet": "image/mae_vit-base_imagenet",
     "image/finetune_vit-large_imagenet": "image/mae_vit-large_imagenet",
     "image/finetune_vit-huge_imagenet": "image/mae_vit-huge_imagenet",
+    "remote_sensing/finetune_clip-tiny_land-cover": "remote_sensing/clip_tiny_land-cover",
+    "remote_sensing/finetune_convnet_eurosat-mini": "remote_sensing/simclr_convnet_eurosat-mini",
 }
 # What may differ between the two: regularisation, which no weight depends on.
 FREE = ("drop_path_rate", "drop_rate", "in_drop", "attn_drop")
