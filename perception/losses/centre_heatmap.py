@@ -1,4 +1,6 @@
-r"""Objects as peaks of a bird's-eye-view heatmap ("Center-based 3D Object Detection and Tracking", Yin et al., CVPR 2021).
+r"""Objects as peaks of a bird's-eye-view heatmap.
+
+"Center-based 3D Object Detection and Tracking" (Yin, Zhou and Kraehenbuehl, CVPR 2021).
 
 Every box is the peak of a Gaussian at the cell of its centre, and a code of ten numbers that a detector reads at that
 cell: the place within the cell (x, y), the height z, log(l, w, h), (sin yaw, cos yaw) and the velocity (x, y).

@@ -2,9 +2,9 @@ r"""Focal loss of map classes that exclude each other nowhere ("Focal Loss for D
 
 Every class of a bird's-eye-view map is a yes or no in every cell, as in "BEVFusion" (Liu et al., ICRA 2023):
 
-.. math:: L_k = -\frac{1}{n} \sum_{i=1}^{n} (1 - p_i)^\gamma \log p_i , \quad p_i = \text{probability of the truth at cell } i
+.. math:: L_k = -\frac{1}{n} \sum_{i=1}^{n} (1 - p_i)^\gamma \log p_i
 
-with gamma = 2 and no weighting of classes. Each class is one loss.
+where p_i is the probability of the truth at cell i; gamma = 2, and classes are not weighted. Each class is one loss.
 """
 
 from __future__ import annotations
