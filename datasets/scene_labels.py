@@ -1,8 +1,10 @@
-"""What scene-classification sets in their official layouts share: labels, bands by name, reports."""
+"""What scene-classification sets in their official layouts share: labels, lists, bands by name, reports."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from mmengine.logging import print_log
@@ -70,11 +72,13 @@ def one_hot_labels(rows: np.ndarray, classes: int, source: str) -> np.ndarray:
     return ones.argmax(1).astype(np.int64)
 
 
-def multi_hot(names: Sequence[Sequence[str]], classes: Sequence[str], sources: Sequence[str]) -> np.ndarray:
-    """Labels (n, L) uint8 in {0, 1} of samples with several class names each.
+def label_sums(
+    pairs: Sequence[Sequence[tuple[str, float]]], classes: Sequence[str], sources: Sequence[str]
+) -> np.ndarray:
+    """What samples with several labels each hold of every class: (n, L) float64, 0 for what they do not have.
 
     Args:
-        names: of every sample.
+        pairs: class names and values of every sample; the values of a name that comes twice add up.
         classes: L class names in label order.
         sources: what messages call the samples.
 
@@ -82,16 +86,39 @@ def multi_hot(names: Sequence[Sequence[str]], classes: Sequence[str], sources: S
         DataError: a name outside ``classes``, with the sample and the nearest class.
     """
     place = {name: column for column, name in enumerate(classes)}
-    for source, found in zip(sources, names, strict=True):
-        for name in found:
+    for source, found in zip(sources, pairs, strict=True):
+        for name, _ in found:
             if name not in place:
                 near = nearest(str(name), classes, 1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise DataError(f"{source} has the label {name!r}, none of the {len(classes)} classes{hint}")
-    labels = np.zeros((len(names), len(classes)), dtype=np.uint8)
-    rows = np.repeat(np.arange(len(names)), [len(found) for found in names])
-    labels[rows, [place[name] for found in names for name in found]] = 1
-    return labels
+    sums = np.zeros((len(pairs), len(classes)))
+    rows = np.repeat(np.arange(len(pairs)), [len(found) for found in pairs])
+    columns = np.array([place[name] for found in pairs for name, _ in found], dtype=np.int64)
+    np.add.at(sums, (rows, columns), [value for found in pairs for _, value in found])
+    return sums
+
+
+def read_names(path: Path) -> list[str]:
+    """Names of a list, one a line; of a table with commas the first column.
+
+    Raises:
+        DataError: the list cannot be read or is empty, names something twice or in another folder.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"list {str(path)!r} cannot be read: {error}") from error
+    names = [name for line in lines if (name := line.partition(",")[0].strip())]
+    if not names:
+        raise DataError(f"list {str(path)!r} is empty")
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise DataError(f"list {str(path)!r} must hold names without folders, not {outside[0]!r}")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"list {str(path)!r} has {len(twice)} names more than once: {first_names(twice)}")
+    return names
 
 
 def report_left_out(source: str, left_out: Mapping[str, Sequence[str]], total: int) -> None:
