@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from typing import Any
 
 
 class PerceptionError(Exception):
@@ -56,6 +57,25 @@ class ConfigError(PerceptionError):
             lines = "\n".join(f"  - {fault}" for fault in self.faults)
             text = f"{source}: {count} fault{'s' if count != 1 else ''}\n{lines}"
         super().__init__(text)
+
+
+def check_arguments(
+    path: str, check: Callable[[dict[str, Any]], Iterable[tuple[str, str]]], given: Mapping[str, Any]
+) -> None:
+    """For constructors: what ``check_config`` says of a config holds for types that are built in code, too.
+
+    Args:
+        path: config path of the type, such as ``model.backbone``.
+        check: the type's ``check_config``.
+        given: ``locals()`` of the constructor, as its first statement.
+
+    Raises:
+        ConfigError: the arguments have faults; all are named.
+    """
+    arguments = {key: value for key, value in given.items() if key not in ("self", "__class__")}
+    faults = [Fault(f"{path}.{key}", arguments[key], text) for key, text in check(arguments)]
+    if faults:
+        raise ConfigError(faults)
 
 
 def not_among(value: object, choices: Iterable[object]) -> str:

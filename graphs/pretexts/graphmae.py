@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perception.backbones.base import Backbone
-from perception.errors import ConfigError, DataError, Fault, not_among
+from perception.errors import ConfigError, DataError, Fault, check_arguments, not_among
 from perception.graphs.encoders.base import ACTIVATIONS, NORMS, GraphBackbone, graph_adjacency
 from perception.graphs.pretexts.decoders import DECODERS, GRAPH_DECODERS, build_decoder
 from perception.graphs.pretexts.masking import NodeMask, draw_node_mask
@@ -87,10 +87,7 @@ class GraphMAE(Pretext):
         momentum: float = 0.996,
     ) -> None:
         super().__init__()
-        given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
-        faults = [Fault(f"model.pretexts.*.{key}", given[key], message) for key, message in self.check_config(given)]
-        if faults:
-            raise ConfigError(faults)
+        check_arguments("model.pretexts.*", self.check_config, locals())
         self.mask_ratio, self.replace_rate, self.drop_edge_rate = mask_ratio, replace_rate, drop_edge_rate
         self.loss, self.alpha = loss, alpha
         self.decoder_kind, self.decoder_norm, self.decoder_activation = decoder, decoder_norm, decoder_activation

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from perception.backbones.base import Backbone
-from perception.errors import ConfigError, Fault, nearest
+from perception.errors import ConfigError, Fault, check_arguments, nearest
 from perception.registry import BACKBONES
 from perception.transforms.preprocess import Batch, Preprocess
 
@@ -47,10 +47,7 @@ class ConvNet(Backbone):
         out_indices: Sequence[int] = (-1,),
         preprocess: Preprocess | dict[str, Any] | None = None,
     ) -> None:
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        faults = [Fault(f"model.backbone.{k}", arguments[k], text) for k, text in self.check_config(arguments)]
-        if faults:
-            raise ConfigError(faults)
+        check_arguments("model.backbone", self.check_config, locals())
         super().__init__(preprocess or {"type": "ImagePreprocess", "size": 64})
         self.widths, self.in_channels = tuple(widths), in_channels
         self.embed_dims = self.widths[-1]

@@ -21,7 +21,7 @@ from perception.backbones.timm_tools import (
     unknown_model,
 )
 from perception.backbones.vit import pair
-from perception.errors import ConfigError, Fault, nearest
+from perception.errors import ConfigError, Fault, check_arguments, nearest
 from perception.layers.linear import use_fast_linear
 from perception.registry import BACKBONES
 from perception.transforms.preprocess import Batch, Preprocess
@@ -63,10 +63,7 @@ class TimmModel(Backbone):
         preprocess: Preprocess | dict[str, Any] | None = None,
         out_indices: Sequence[int] = (-1,),
     ) -> None:
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        faults = [Fault(f"model.backbone.{k}", arguments[k], text) for k, text in self.check_config(arguments)]
-        if faults:
-            raise ConfigError(faults)
+        check_arguments("model.backbone", self.check_config, locals())
         import timm
 
         extra: dict[str, Any] = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}

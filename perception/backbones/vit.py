@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from perception.backbones.base import Backbone
-from perception.errors import ConfigError, Fault, nearest
+from perception.errors import ConfigError, Fault, check_arguments, nearest
 from perception.layers.linear import linear
 from perception.layers.patches import patchify, take_tokens
 from perception.layers.positions import guess_grid, resample_positions, sincos_2d
@@ -96,10 +96,7 @@ class ViT(Backbone):
         out_indices: Sequence[int] = (-1,),
         preprocess: Preprocess | dict[str, Any] | None = None,
     ) -> None:
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        faults = [Fault(f"model.backbone.{k}", arguments[k], text) for k, text in self.check_config(arguments)]
-        if faults:
-            raise ConfigError(faults)
+        check_arguments("model.backbone", self.check_config, locals())
         if preprocess is None:
             preprocess = {"type": "ImagePreprocess", "size": pair(image_size)}
         super().__init__(preprocess)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perception.backbones.base import Backbone
-from perception.errors import ConfigError, DataError, Fault, not_among
+from perception.errors import ConfigError, DataError, check_arguments, not_among
 from perception.losses.contrastive import clip_loss, siglip_loss
 from perception.pretext.base import Pretext
 from perception.pretext.pictures import colour, three_band, tile
@@ -57,10 +57,7 @@ class ImageText(Pretext):
         chunk_size: int | None = None,
         gather: bool = True,
     ) -> None:
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        faults = [Fault(f"model.pretexts.image_text.{k}", arguments[k], t) for k, t in self.check_config(arguments)]
-        if faults:
-            raise ConfigError(faults)
+        check_arguments("model.pretexts.image_text", self.check_config, locals())
         super().__init__()
         self.loss = loss
         self.targets = targets

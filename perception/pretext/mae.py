@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from perception.backbones.base import Backbone
 from perception.backbones.vit import ViT
-from perception.errors import ConfigError, Fault
+from perception.errors import ConfigError, Fault, check_arguments
 from perception.layers.linear import Linear
 from perception.layers.patches import (
     RandomMask,
@@ -73,10 +73,7 @@ class MAE(Pretext):
         decoder_mlp_ratio: float = 4.0,
         picture_count: int = 8,
     ) -> None:
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        faults = [Fault(f"model.pretexts.mae.{k}", arguments[k], text) for k, text in self.check_config(arguments)]
-        if faults:
-            raise ConfigError(faults)
+        check_arguments("model.pretexts.mae", self.check_config, locals())
         super().__init__()
         self.mask_ratio = mask_ratio
         self.norm_pix = norm_pix

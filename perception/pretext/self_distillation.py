@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perception.backbones.base import Backbone
-from perception.errors import ConfigError, Fault
+from perception.errors import ConfigError, check_arguments
 from perception.layers.linear import Linear, linear
 from perception.losses.self_distillation import entropy, teacher_targets, update_centre, view_cross_entropy
 from perception.pretext.base import Pretext
@@ -129,11 +129,7 @@ class SelfDistillation(Pretext):
         norm_last_layer: bool = True,
         picture_count: int = 8,
     ) -> None:
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        name = "model.pretexts.self_distillation"
-        faults = [Fault(f"{name}.{k}", arguments[k], text) for k, text in self.check_config(arguments)]
-        if faults:
-            raise ConfigError(faults)
+        check_arguments("model.pretexts.self_distillation", self.check_config, locals())
         super().__init__()
         self.sizes = (prototypes, hidden_dim, bottleneck_dim, norm_last_layer)
         self.student_temperature = student_temperature

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perception.backbones.base import Backbone
-from perception.errors import ConfigError, DataError, Fault
+from perception.errors import DataError, check_arguments
 from perception.layers.linear import Linear
 from perception.losses.view_contrast import view_contrast_loss
 from perception.pretext.base import Pretext
@@ -57,10 +57,7 @@ class SimCLR(Pretext):
         gather: bool = True,
         picture_count: int = 8,
     ) -> None:
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        faults = [Fault(f"model.pretexts.simclr.{k}", arguments[k], text) for k, text in self.check_config(arguments)]
-        if faults:
-            raise ConfigError(faults)
+        check_arguments("model.pretexts.simclr", self.check_config, locals())
         super().__init__()
         self.hidden_dim, self.projection_dim, self.layers = hidden_dim, projection_dim, layers
         self.temperature = temperature
