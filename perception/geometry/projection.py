@@ -55,11 +55,12 @@ def project(
     uv = torch.where(mask[..., None], q[..., :2], 0.0) / torch.where(mask, depth, 1.0)[..., None]
     if img_aug is not None:
         uv = torch.where(mask[..., None], _map_pixels(uv, depth, tensors(p, img_aug)[0][1].double()), 0.0)
+    uv = uv.to(p.dtype)  # before the test: rounding may reach the far edge
     if size is not None:
         height, width = size
         u, v = uv.unbind(-1)
         mask = mask & (u >= 0) & (u < width) & (v >= 0) & (v < height)
-    return back(uv.to(p.dtype)), back(depth.to(p.dtype)), back(mask)
+    return back(uv), back(depth.to(p.dtype)), back(mask)
 
 
 def unproject(
