@@ -128,9 +128,7 @@ class _Flat:
 def _flattened(view: View, grid: BEVGrid, need_id: bool) -> _Flat:
     points: Sequence[Tensor] = view["points"]
     if "region" not in view:
-        raise DataError(
-            "the batch has no 'region' of its points: give the data set regions=dict(...), which finds and caches them"
-        )
+        raise DataError("the batch has no 'region' of its points: put FindRegions before TwoViews in the transforms")
     if need_id and "point_id" not in view:
         raise DataError("the views have no 'point_id': let TwoViews make them, so that points correspond")
     device = points[0].device
