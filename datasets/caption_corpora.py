@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from perception.datasets.base import data_root
-from perception.datasets.caption_files import CaptionFiles, Texts, option_faults, require
+from perception.datasets.caption_files import CaptionFiles, Texts, file_faults, option_faults, require
 from perception.datasets.captions import CaptionedImages
 from perception.errors import DataError
 from perception.registry import DATASETS
@@ -130,6 +130,7 @@ class OfficialCaptions(CaptionFiles):
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config: missing files, unknown choices."""
         yield from option_faults(cfg)
+        yield from file_faults(cfg)
         try:
             cls._find(cfg["root"], cfg["file"])
         except DataError as error:

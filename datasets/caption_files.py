@@ -115,6 +115,7 @@ class CaptionFiles(CaptionedImages):
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config: missing file or folder, unknown choices."""
         yield from option_faults(cfg)
+        yield from file_faults(cfg)
         if not Path(cfg["file"]).expanduser().exists():
             yield "file", "does not exist"
         if not Path(cfg["images"]).expanduser().is_dir():
@@ -183,6 +184,20 @@ def option_faults(cfg: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield "size", "must be positive, or None for images as they are"
     if cfg.get("in_memory") and cfg["size"] is None:
         yield "in_memory", "images are held in memory at one size only: set size"
+
+
+def file_faults(cfg: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Files that the shared arguments name and that are not there."""
+    translations = cfg["translations"]
+    by_key = {"translations": translations} if isinstance(translations, str) else {}
+    if isinstance(translations, Mapping):
+        by_key = {f"translations.{language}": path for language, path in translations.items()}
+    if isinstance(cfg["exclude"], str):
+        by_key["exclude"] = cfg["exclude"]
+    hint = {"exclude": "; tools/leak_check.py writes such a file"}
+    for key, path in by_key.items():
+        if not Path(path).expanduser().exists():
+            yield key, f"does not exist{hint.get(key, '')}"
 
 
 def require(kind: str, options: Mapping[str, Any]) -> None:

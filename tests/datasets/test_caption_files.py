@@ -307,3 +307,14 @@ def test_faults_show_before_anything_is_built(rsicd):
     for key in ("missing", "text_form", "in_memory", "root"):
         assert f"evaluation.train.{key}" in found
     assert "RSICD_optimal" in found["evaluation.train.root"]
+
+
+def test_files_that_are_not_there_are_told_before_anything_is_read(tmp_path):
+    given = dict(file="captions.json", images="pictures", exclude="leaks.txt", translations={"pt": "pt.json"})
+    defaults = dict(text_form="as_is", missing="error", empty="error", size=8, interpolation="bicubic", in_memory=None)
+    told = dict(CaptionFiles.check_config({**defaults, **given}))
+    assert set(told) == {"file", "images", "exclude", "translations.pt"} and "leak_check" in told["exclude"]
+    there = str(tmp_path / "there")
+    (tmp_path / "there").mkdir()
+    given = dict(file=there, images=there, exclude=["a.png"], translations=there)
+    assert list(CaptionFiles.check_config({**defaults, **given})) == []
