@@ -33,6 +33,7 @@ class Projector(nn.Module):
     def __init__(self, dims: int, hidden_dim: int | None, projection_dim: int) -> None:
         super().__init__()
         hidden_dim = hidden_dim or dims
+        self.projection_dim = projection_dim
         self.layers = nn.Sequential(
             Linear(dims, hidden_dim), nn.BatchNorm1d(hidden_dim), nn.ReLU(), Linear(hidden_dim, projection_dim)
         )
@@ -46,7 +47,7 @@ class Projector(nn.Module):
         # A batch norm has no statistics of a single row; nothing can be contrasted then anyhow.
         few = self.training and len(chosen) < 2
         rows = chosen.sum() * 0.0 if few else F.normalize(self.layers(chosen).float(), dim=-1)
-        out = vectors.new_zeros((*valid.shape, self.layers[-1].out_features), dtype=torch.float32)
+        out = vectors.new_zeros((*valid.shape, self.projection_dim), dtype=torch.float32)
         if few:
             return out + rows
         return out.masked_scatter(valid.unsqueeze(-1), rows)
