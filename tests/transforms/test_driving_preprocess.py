@@ -89,7 +89,7 @@ def test_cameras_are_normalised_and_the_calibration_completed():
         (LIDAR, {"boxes": []}, "needs 'points' or 'cams'"),
         (LIDAR, {"points": torch.zeros(2, 4)}, "list of tensors"),
         (LIDAR, {"views": [{"cams": 0}]}, "list of tensors"),
-        (LIDAR, {"points": [torch.zeros(2, 4, dtype=torch.int32)]}, "sweep 0 .* must be float"),
+        (LIDAR, {"points": [torch.zeros(2, 4, dtype=torch.float16)]}, "sweep 0 .* must be float32"),
         (LIDAR, {"points": [torch.zeros(2, 3)]}, r"3 columns \(x, y, z\), .* reads intensity"),
         (LIDAR, {"points": [torch.zeros(2, 4), torch.zeros(2, 5)]}, r"\[4, 5\]"),
         (LIDAR, {"points": [torch.zeros(2, 4)], "region": [torch.zeros(3)]}, "'region' has .3. values"),
