@@ -162,9 +162,8 @@ def paired_overlap(a: np.ndarray, b: np.ndarray, kind: str) -> np.ndarray:
     from perception.geometry.rotated_iou import iou_3d_paired, iou_bev_paired
 
     overlap = iou_3d_paired if kind == "3d" else iou_bev_paired
-    near = np.linalg.norm(a[:, :2] - b[:, :2], axis=1) <= (
-        np.linalg.norm(a[:, 3:5], axis=1) + np.linalg.norm(b[:, 3:5], axis=1)
-    )  # boxes that cannot meet are most
+    reach = (np.linalg.norm(a[:, 3:5], axis=1) + np.linalg.norm(b[:, 3:5], axis=1)) / 2
+    near = np.linalg.norm(a[:, :2] - b[:, :2], axis=1) <= reach  # boxes that cannot meet are most
     found = np.zeros(len(a))
     with torch.no_grad():
         found[near] = overlap(a[near], b[near])
