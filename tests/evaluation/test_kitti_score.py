@@ -16,7 +16,7 @@ CASES = {"plain": {}, "ties": {"decimals": 1}, "coarse": {"grid": 10.0, "decimal
 
 
 def random_sets(
-    seed: int, frames: int = 10, true: int = 10, found: int = 14, decimals: int = 4, grid: float = 0.0
+    seed: int, frames: int = 15, true: int = 10, found: int = 14, decimals: int = 4, grid: float = 0.0
 ) -> tuple[BoxSet, BoxSet]:
     """Predictions that are disturbed true boxes, some of another class, over boxes of all types."""
     rng = np.random.default_rng(seed)
@@ -28,15 +28,15 @@ def random_sets(
     for _ in range(frames):
         corner = rng.uniform([0, 50], [1000, 200], (true, 2))
         boxes = np.concatenate([rng.uniform(-10, 10, (true, 3)) * [1, 1, 0.1], rng.uniform(1, 4, (true, 4))], axis=1)
-        label = rng.choice(len(TYPES), true, p=[0.3, 0.15, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05, 0.15])
+        label = rng.choice(len(TYPES), true, p=[0.4, 0.15, 0.15, 0.1, 0.05, 0.02, 0.02, 0.01, 0.1])
         image = rounded(np.concatenate([corner, corner + rng.uniform([20, 15], [150, 120], (true, 2))], axis=1))
         truths.append(
             {
                 "boxes": boxes,
                 "label": label,
                 "image_box": image,
-                "truncation": rng.choice([0, 0.1, 0.15, 0.2, 0.4, 0.6], true),
-                "occlusion": rng.integers(0, 4, true),
+                "truncation": rng.choice([0, 0.15, 0.2, 0.4, 0.6], true, p=[0.5, 0.2, 0.1, 0.1, 0.1]),
+                "occlusion": rng.choice(4, true, p=[0.7, 0.1, 0.1, 0.1]),
             }
         )
         of = rng.integers(0, true, found)
