@@ -109,12 +109,14 @@ def evaluation_faults(cfg: Mapping[str, Any], find: Callable[[Any, Any], Any]) -
     kind = find(BACKBONES, backbone.get("type")) if isinstance(backbone, dict) else None
     for name, protocol in protocols.items() if isinstance(protocols, dict) else ():
         judge = find(PROTOCOLS, protocol.get("type")) if isinstance(protocol, dict) else None
-        towers = getattr(judge, "judges", "features") == "towers"
-        own = towers and protocol.get("dataset")
+        judges = getattr(judge, "judges", "features")
+        own = judges != "features" and protocol.get("dataset")
         for split in () if own else getattr(judge, "needs", ()):
             if not section.get(split):
                 yield Fault(f"evaluation.{split}", section.get(split), f"the protocol {name!r} needs this data set")
-        if towers:
+        if judges == "backbone" and kind is not None and (why := judge.misfit(kind)):
+            yield Fault(f"evaluation.protocols.{name}", judge.__name__, why)
+        if judges == "towers":
             yield from _tower_faults(f"evaluation.protocols.{name}", judge, backbone, kind, find)
             where = f"evaluation.protocols.{name}.dataset" if own else "evaluation.test"
             yield from _caption_faults(where, own or section.get("test"), name, judge, find)

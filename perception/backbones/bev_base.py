@@ -10,11 +10,14 @@ from torch import Tensor
 
 from perception.backbones.base import Backbone
 from perception.errors import ConfigError, DataError, Fault, nearest
-from perception.geometry.grid import BEVGrid
+from perception.geometry.grid import BEVGrid, sample_bev
+from perception.geometry.projection import project
 from perception.transforms.preprocess import Batch, Preprocess
 
 _COARSE = 16  # cells a side of the grid that the raw features count points on
 _BINS = 16
+_AROUND = 2  # cells of about a metre on each side of a place
+_PATCH = 8  # pixels a side
 
 
 class BEVBackbone(Backbone):
@@ -22,7 +25,9 @@ class BEVBackbone(Backbone):
 
     Pooled features of ``encode``: ``pooled`` (B, 2 C) mean and maximum of the map over all cells, one after the other;
     ``mean`` and ``max`` (B, C) are its halves. Cells of the mean count whether points fell into them or not, so that it
-    is the same thing for cameras.
+    is the same thing for cameras. Of a batch that asks for places, ``query``: list of B (Q, >= 2) x, y[, z] in metres,
+    they are the vectors of the map there instead, one row a place (sum of Q, C); ``QueryBoxes`` makes such batches, so
+    that probes can ask what stands where.
 
     Attributes:
         grid: where the cells of the map lie; its shape is (Ny, Nx).
@@ -62,6 +67,8 @@ class BEVBackbone(Backbone):
         if feature is not None and feature not in choices:
             known = f"not one of {', '.join(choices)}"
             raise ConfigError([Fault("feature", feature, known, nearest(feature, choices))])
+        if batch.get("query") is not None:
+            return torch.cat(list(sample_bev(self.bev(batch), batch["query"], self.grid)))
         return pool_map(self.bev(batch), feature or "pooled")
 
     def raw_features(self, batch: Batch) -> Tensor:
@@ -69,7 +76,12 @@ class BEVBackbone(Backbone):
 
         Of points: log of their number, and height of the highest, in 16 x 16 cells over ``grid``, (B, 512). Of cameras
         alone: means of every image in 8 x 8 tiles, (B, 192 N).
+
+        At places: number of points (its log), greatest and mean height and mean intensity in the 5 x 5 square metres
+        around, (sum of Q, 100). Of cameras alone: 8 x 8 pixels around the place in the first image that shows it, 192.
         """
+        if batch.get("query") is not None:
+            return _around(batch, self.grid) if batch.get("points") is not None else _seen_at(batch)
         if batch.get("points") is None:
             cams = batch["cams"]
             return torch.nn.functional.adaptive_avg_pool2d(cams.flatten(0, 1), 8).reshape(len(cams), -1)
@@ -83,7 +95,7 @@ class BEVBackbone(Backbone):
         and mean and standard deviation of the intensity (of the height where there is none).
         """
         found = {"raw": self.raw_features(batch)}
-        if batch.get("points") is not None:
+        if batch.get("points") is not None and batch.get("query") is None:
             found["statistics"] = _statistics(batch["points"], self.grid)
         return found
 
@@ -149,3 +161,47 @@ def _statistics(points: list[Tensor], grid: BEVGrid) -> Tensor:
     mean = torch.zeros(size, device=whole.device).index_add_(0, sweep, value) / number
     spread = torch.zeros(size, device=whole.device).index_add_(0, sweep, (value - mean[sweep]).square()) / number
     return torch.cat([*shares, _coarse_cells(points, grid)[2], torch.stack([mean, spread.sqrt()], 1)], dim=1)
+
+
+def _around(batch: Batch, grid: BEVGrid) -> Tensor:
+    """Statistics of points in 5 x 5 cells of about a metre around every place of a batch: (sum of Q, 100)."""
+    spans = (grid.x[1] - grid.x[0], grid.y[1] - grid.y[0])
+    coarse = BEVGrid(grid.x, grid.y, grid.z, (spans[0] / round(spans[0]), spans[1] / round(spans[1])))
+    whole, sweep = _joined(batch["points"], grid)
+    row, column, _ = coarse.index(whole)
+    size = len(batch["points"])
+    place = (sweep * coarse.ny + row) * coarse.nx + column
+    cells = size * coarse.ny * coarse.nx
+    count = torch.bincount(place, minlength=cells).float()
+    top = torch.full((cells,), grid.z[0], device=whole.device).scatter_reduce(0, place, whole[:, 2].float(), "amax")
+    found = [count.log1p(), top - grid.z[0]]
+    for value in (whole[:, 2] - grid.z[0], whole[:, min(3, whole.shape[1] - 1)]):
+        found.append(torch.zeros(cells, device=whole.device).index_add_(0, place, value.float()) / count.clamp_min(1))
+    maps = torch.stack(found).view(4, size, coarse.ny, coarse.nx).transpose(0, 1)
+    edge = 2 * _AROUND + 1
+    maps = torch.nn.functional.unfold(maps, edge, padding=_AROUND).unflatten(2, coarse.shape)
+    rows = []
+    for own, query in zip(maps, batch["query"], strict=True):
+        row, column, _ = coarse.index(query)
+        rows.append(own[:, row, column].T)
+    return torch.cat(rows)
+
+
+def _seen_at(batch: Batch) -> Tensor:
+    """Pixels around every place of a batch in the first image that shows it, 0 where none does: (sum of Q, 192)."""
+    cams = batch["cams"]
+    height, width = cams.shape[-2:]
+    offsets = torch.arange(_PATCH, device=cams.device) - (_PATCH - 1) / 2
+    rows = []
+    for i, query in enumerate(batch["query"]):
+        if query.shape[1] < 3:
+            raise DataError("places in camera images need their height: give 'query' three columns, x, y, z")
+        given = [batch[key][i] for key in ("lidar2cam", "cam2img", "img_aug")]
+        uv, _, shown = project(query[:, :3].float(), *given, lidar_aug=batch["lidar_aug"][i], size=(height, width))
+        camera = shown.float().argmax(0)  # (Q,)
+        pixel = uv[camera, torch.arange(len(query), device=cams.device)]
+        u = (pixel[:, 0, None] + offsets).round().clamp(0, width - 1).long()
+        v = (pixel[:, 1, None] + offsets).round().clamp(0, height - 1).long()
+        patch = cams[i].permute(0, 2, 3, 1)[camera[:, None, None], v[:, :, None], u[:, None, :]]  # (Q, 8, 8, 3)
+        rows.append(patch.flatten(1) * shown.any(0)[:, None])
+    return torch.cat(rows)

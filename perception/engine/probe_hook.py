@@ -14,6 +14,7 @@ from perception.errors import ConfigError
 from perception.evaluation.features import build_dataset, extract
 from perception.evaluation.protocol import AnyProtocol, Outcome, Protocol, Splits
 from perception.evaluation.towers import TowerProtocol, look, require_text_tower
+from perception.evaluation.whole_backbone import BackboneProtocol
 from perception.registry import HOOKS, PROTOCOLS
 from perception.signatures import at_least
 
@@ -23,7 +24,7 @@ class OnlineProbe(Hook):
     """Every ``interval`` epochs judges the backbone on the train and validation splits of the evaluation section.
 
     The figure is logged as ``probe/<name>``. It is a monitor: the test split is never touched, and what a protocol
-    chooses is chosen on the very split that is shown. A protocol that judges two towers looks at the validation split
+    chooses is chosen on the very split that is shown. Protocols that judge no features look at the validation split
     alone, or at the data set that it names. Training goes on exactly as without the hook: random states and training
     flags are restored, and no parameter or buffer changes.
 
@@ -63,6 +64,7 @@ class OnlineProbe(Hook):
         keys = ["batch_size", "num_workers"]
         if isinstance(self.protocol, TowerProtocol):
             require_text_tower(runner.bare_model.backbone)
+        if isinstance(self.protocol, TowerProtocol | BackboneProtocol):
             configs = {"val": self.protocol.dataset or section.get("val")}
         else:
             configs = {split: section.get(split) for split in ("train", "val")}
@@ -107,6 +109,8 @@ class OnlineProbe(Hook):
         sets = {name: _thinned(dataset, self.max_samples) for name, dataset in self.datasets.items()}
         if isinstance(self.protocol, TowerProtocol):
             return self.protocol.run(look(backbone, sets["val"], **self.options), seed)
+        if isinstance(self.protocol, BackboneProtocol):
+            return self.protocol.run(backbone, sets["val"], seed, **self.options)
         assert isinstance(self.protocol, Protocol)
         splits = {name: extract(backbone, dataset, **self.options)["backbone"] for name, dataset in sets.items()}
         return self.protocol.run(Splits(train=splits["train"], val=splits["val"], test=splits["val"]), seed)

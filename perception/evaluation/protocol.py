@@ -1,8 +1,8 @@
 """The protocol contract: features of the splits in, figures out.
 
 A protocol never sees the backbone or the raw data. It fits on ``train``, chooses every hyper-parameter on ``val`` and
-looks at ``test`` once, for the final figure. The other kind of protocol, which judges an image and a text tower
-together, is in ``towers``.
+looks at ``test`` once, for the final figure. The other kinds are in ``towers``, for an image and a text tower together,
+and in ``whole_backbone``.
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ class AnyProtocol(ABC):
     """What all protocols have, whatever they judge. They are registered in ``PROTOCOLS``.
 
     Attributes:
-        judges: ``features`` of a frozen backbone (``Protocol``) or its two ``towers`` (``TowerProtocol``).
+        judges: ``features`` of a frozen backbone (``Protocol``), its two ``towers`` (``TowerProtocol``) or the
+            ``backbone`` itself (``BackboneProtocol``).
         needs: splits of the evaluation section that the protocol cannot do without.
     """
 

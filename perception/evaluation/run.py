@@ -14,7 +14,8 @@ from perception.evaluation.overlap import overlap_note
 from perception.evaluation.protocol import AnyProtocol, EvaluationError, Features, Outcome, Protocol, Splits
 from perception.evaluation.results import RESULT_FILE, Row, print_rows, write_result
 from perception.evaluation.stats import binomial_interval
-from perception.evaluation.towers import TowerProtocol, look
+from perception.evaluation.towers import TowerProtocol, data_name, look
+from perception.evaluation.whole_backbone import BackboneProtocol
 from perception.exporting import build_backbone, weights_hash
 from perception.registry import PROTOCOLS
 
@@ -32,7 +33,7 @@ def evaluate(
     trained_on: Sequence[str] = (),
     pictures: Path | None = None,
 ) -> list[Row]:
-    """Run the protocols of an evaluation section: those that judge features and those that judge two towers.
+    """Run the protocols of an evaluation section: those that judge features, two towers, or the whole backbone.
 
     Args:
         backbone: the backbone to judge; neither its parameters nor its buffers change.
@@ -55,7 +56,7 @@ def evaluate(
         ``weights_hash``. Of protocols that judge towers there are the sources ``chance`` and ``ceiling`` besides.
     """
     protocols = build_protocols(section)
-    by_kind: dict[str, dict[str, Any]] = {"features": {}, "towers": {}}
+    by_kind: dict[str, dict[str, Any]] = {"features": {}, "towers": {}, "backbone": {}}
     for label, protocol in protocols.items():
         by_kind[protocol.judges][label] = protocol
     judged = {source: backbone} if untrained is None else {source: backbone, "untrained": untrained}
@@ -68,6 +69,8 @@ def evaluate(
         if by_kind["towers"]:
             corpora = (*trained_on, *(section.get("trained_on") or ()))
             rows += _judge_towers(by_kind["towers"], sets, judged, section, seed, {source: corpora}, pictures)
+        if by_kind["backbone"]:
+            rows += _judge_backbones(by_kind["backbone"], sets, judged, section, seed)
         for name, model in judged.items():
             if weights_hash(model) != hashes[name]:
                 raise PerceptionError(f"evaluating {type(model).__name__} has changed its weights or buffers")
@@ -88,6 +91,15 @@ class _DataSets:
         if key not in self.built:
             self.built[key] = build_dataset(config)
         return self.built[key]
+
+    def of(self, label: str, protocol: TowerProtocol | BackboneProtocol) -> Any:
+        """The one data set of a protocol: its own, else the test split."""
+        config = protocol.dataset if protocol.dataset is not None else self.section.get("test")
+        if config is None:
+            raise EvaluationError(
+                f"{label} needs evaluation.test or a dataset of its own, which the config does not give"
+            )
+        return self.get(config)
 
     def splits(self) -> dict[str, Any]:
         found = {name: self.get(self.section[name]) for name in SPLITS if self.section.get(name) is not None}
@@ -141,12 +153,7 @@ def _judge_towers(
     rows = []
     groups: dict[int, tuple[Any, dict[str, TowerProtocol]]] = {}
     for label, protocol in protocols.items():
-        config = protocol.dataset if protocol.dataset is not None else section.get("test")
-        if config is None:
-            raise EvaluationError(
-                f"{label} needs evaluation.test or a dataset of its own, which the config does not give"
-            )
-        dataset = sets.get(config)
+        dataset = sets.of(label, protocol)
         groups.setdefault(id(dataset), (dataset, {}))[1][label] = protocol
     for dataset, some in groups.values():
         for name, model in judged.items():
@@ -174,6 +181,26 @@ def _judge_towers(
                         else:
                             row |= {"ci95": None, "proportion": False}  # a bound has no sampling error
                         rows.append(row)
+    return rows
+
+
+def _judge_backbones(
+    protocols: Mapping[str, BackboneProtocol],
+    sets: _DataSets,
+    judged: Mapping[str, Backbone],
+    section: Mapping[str, Any],
+    seed: int,
+) -> list[Row]:
+    options = {key: section[key] for key in ("batch_size", "num_workers") if section.get(key) is not None}
+    rows = []
+    for label, protocol in protocols.items():
+        dataset = sets.of(label, protocol)
+        shared = {"sizes": {"test": len(dataset)}, "unlabelled": 0}
+        for name, model in judged.items():
+            for outcome in protocol.run(model, dataset, seed, **options):
+                row = {"protocol": label, "source": name, **_row(outcome, seed), **shared, "dims": model.embed_dims}
+                row["variant"] = ": ".join(filter(None, (data_name(dataset), outcome.variant)))
+                rows.append(row)
     return rows
 
 
