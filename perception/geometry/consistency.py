@@ -72,8 +72,8 @@ def check_rig(batch: Mapping[str, Any], sample: int = 0, box2d_in: str = "origin
     Args:
         batch: a batch of a driving data set: ``points``, ``boxes``, ``lidar2cam``, ``cam2img``, ``cams`` and, if they
             are there, ``img_aug``, ``lidar_aug``, ``box2d`` (of the first camera, or of the camera of ``box_camera``)
-            and ``num_lidar_pts``. Without ``box2d`` points must land in some picture and cameras must stand upright;
-            a turn of the whole rig about the vertical cannot be seen then.
+            and ``num_lidar_pts`` (or in ``meta``). Without ``box2d`` points must land in some picture and cameras must
+            stand upright; a turn of the whole rig about the vertical cannot be seen then.
         sample: which sample of the batch.
         box2d_in: pixels of ``box2d``: ``original``, as data sets give them, where ``img_aug`` is not judged, or
             ``augmented``: pixels of ``cams``.
@@ -100,8 +100,10 @@ def _best(tried: Mapping[str, float], given: float) -> tuple[str, ...]:
 
 
 def _rig_of(batch: Mapping[str, Any], sample: int, box2d_in: str) -> Rig:
+    told = {**batch.get("meta", {}), **batch}
+
     def one(key: str) -> np.ndarray | None:
-        return None if batch.get(key) is None else np.asarray(batch[key][sample], dtype=np.float64)
+        return None if told.get(key) is None else np.asarray(told[key][sample], dtype=np.float64)
 
     lidar2cam = one("lidar2cam")
     assert lidar2cam is not None
