@@ -114,7 +114,8 @@ def evaluation_faults(cfg: Mapping[str, Any], find: Callable[[Any, Any], Any]) -
         for split in () if own else getattr(judge, "needs", ()):
             if not section.get(split):
                 yield Fault(f"evaluation.{split}", section.get(split), f"the protocol {name!r} needs this data set")
-        if judges == "backbone" and kind is not None and (why := judge.misfit(kind)):
+        misfit = getattr(judge, "misfit", None)
+        if judge is not None and misfit is not None and kind is not None and (why := misfit(kind)):
             yield Fault(f"evaluation.protocols.{name}", judge.__name__, why)
         if judges == "towers":
             yield from _tower_faults(f"evaluation.protocols.{name}", judge, backbone, kind, find)

@@ -196,8 +196,8 @@ def _seen_at(batch: Batch) -> Tensor:
     for i, query in enumerate(batch["query"]):
         if query.shape[1] < 3:
             raise DataError("places in camera images need their height: give 'query' three columns, x, y, z")
-        given = [batch[key][i] for key in ("lidar2cam", "cam2img", "img_aug")]
-        uv, _, shown = project(query[:, :3].float(), *given, lidar_aug=batch["lidar_aug"][i], size=(height, width))
+        given = {key: batch[key][i] for key in ("lidar2cam", "cam2img", "img_aug", "lidar_aug")}
+        uv, _, shown = project(query[:, :3].float(), size=(height, width), **given)
         camera = shown.float().argmax(0)  # (Q,)
         pixel = uv[camera, torch.arange(len(query), device=cams.device)]
         u = (pixel[:, 0, None] + offsets).round().clamp(0, width - 1).long()
