@@ -1,4 +1,7 @@
-"""Trains the tiny model in a process of its own, so that tests can kill it. Arguments: run folder, options as JSON."""
+"""Trains in a process of its own, so that tests can kill it. Arguments: run folder, options as JSON.
+
+Without ``config`` it is the tiny model; with it a shipped config, changed by ``overrides``.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import tiny
 import torch
 from mmengine.hooks import Hook
 
+from perception.config import load_config
 from perception.engine.api import train
 from perception.errors import PerceptionError
 from perception.registry import HOOKS
@@ -29,8 +33,13 @@ class Announce(Hook):
 def main() -> int:
     run_dir, options = sys.argv[1], json.loads(sys.argv[2])
     torch.set_num_threads(1)
-    cfg = tiny.tiny_config(epochs=options["epochs"], workers=options.get("workers", 2))
-    cfg["model"]["ballast"] = options.get("ballast", 0)
+    if "config" in options:
+        cfg = load_config(options["config"], options.get("overrides", []))
+        cfg.train_cfg.max_epochs = options["epochs"]
+        cfg.train_dataloader.num_workers = options.get("workers", 2)
+    else:
+        cfg = tiny.tiny_config(epochs=options["epochs"], workers=options.get("workers", 2))
+        cfg["model"]["ballast"] = options.get("ballast", 0)
     cfg["default_hooks"]["checkpoint"]["every_steps"] = options.get("every_steps", 1)
     cfg["optim_wrapper"]["accumulative_counts"] = options.get("accumulative_counts", 1)
     cfg["train_dataloader"].update(options.get("dataloader", {}))

@@ -19,6 +19,7 @@ from tiny import same_weights
 from perception.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 
 SCRIPT = Path(__file__).parent / "run_tiny.py"
+BALLAST = 500_000  # numbers: 2 MB per checkpoint, one after every step
 
 
 def start(run: Path, **options: object) -> subprocess.Popen:
@@ -66,9 +67,12 @@ def state(run: Path) -> dict:
     return load_checkpoint(find_checkpoint(run))
 
 
-def kill_until_done(tmp_path: Path, kills: int, epochs: int, longest: float) -> int:
-    """SIGKILL a run ``kills`` times and compare it with one that was left alone. Returns saves that were hit."""
-    options = dict(epochs=epochs, ballast=500_000)  # 2 MB per checkpoint, one after every step
+def kill_until_done(tmp_path: Path, kills: int, epochs: int, longest: float, **options: object) -> int:
+    """SIGKILL a run of 5 steps an epoch ``kills`` times and compare it with one that was left alone.
+
+    Returns saves that were hit.
+    """
+    options["epochs"] = epochs
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(whole, **options)
     rng = random.Random(0)
@@ -95,12 +99,40 @@ def kill_until_done(tmp_path: Path, kills: int, epochs: int, longest: float) -> 
 
 
 def test_sigkill_a_few_times(tmp_path: Path) -> None:
-    kill_until_done(tmp_path, kills=3, epochs=40, longest=0.4)
+    kill_until_done(tmp_path, kills=3, epochs=40, longest=0.4, ballast=BALLAST)
+
+
+# RS-M-CLIP's objectives on the embedded tiles: captions in six languages, two sizes of views, teacher and centre.
+DUAL_ENCODER = dict(
+    config="remote_sensing/clip_tiny_land-cover",
+    overrides=[
+        "train_dataloader.dataset.count=40",
+        "train_dataloader.batch_size=8",
+        "train_dataloader.dataset.transforms.1.global_views=2",
+        "train_dataloader.dataset.transforms.1.local_views=2",
+        "train_dataloader.dataset.transforms.1.local_size=32",
+        "train_dataloader.dataset.transforms.1.brightness=0.2",
+        "model.pretexts.image_text.views=globals",
+        "model.pretexts.distill={'type': 'SelfDistillation', 'prototypes': 32, 'hidden_dim': 16, 'bottleneck_dim': 8, "
+        "'momentum': 0.9, 'warmup_epochs': 2}",
+        # Patch dropout draws from torch's own generator.
+        "model.backbone.model.vision_cfg={'image_size': 64, 'patch_size': 16, 'layers': 1, 'width': 32, "
+        "'head_width': 16, 'patch_dropout': 0.25}",
+        "evaluation={}",
+    ],
+)
+
+
+def test_sigkill_of_a_dual_encoder_with_teacher_and_views(tmp_path: Path) -> None:
+    kill_until_done(tmp_path, kills=1, epochs=12, longest=0.2, **DUAL_ENCODER)
+    weights = state(tmp_path / "killed")["state_dict"]
+    teacher, student = (weights[f"{p}backbone.visual.proj"] for p in ("pretexts.distill.teacher.", ""))
+    assert weights["pretexts.distill.centre"].abs().max() > 0 and not teacher.equal(student)
 
 
 @pytest.mark.slow
 def test_sigkill_twenty_times(tmp_path: Path) -> None:
-    hit = kill_until_done(tmp_path, kills=20, epochs=150, longest=0.4)
+    hit = kill_until_done(tmp_path, kills=20, epochs=150, longest=0.4, ballast=BALLAST)
     assert hit > 0, "no kill fell into a save: the test has not tested what it is for"
 
 
