@@ -21,7 +21,7 @@ VERSION = "v1.0-mini"
 
 
 def tables(frames=3):
-    """One scene: a vehicle drives 1 m per frame (0.5 s) along the global +x; a car ahead drives at 6 m/s, a cone stands.
+    """One scene: a vehicle drives 1 m per frame (0.5 s) along the global +x; a car drives at 6 m/s, a cone stands.
 
     The LiDAR sits 2 m up and is turned so that its +y looks forward; the camera is triggered 20 ms late.
     """
