@@ -89,7 +89,7 @@ class DrivingPreprocess(Preprocess):
         return out
 
     def _points(self, batch: Batch) -> Batch:
-        points = batch.get("points")
+        points: Any = batch.get("points")
         if self.point_range is None:
             return batch  # a camera backbone looks at none of them
         columns = self._columns(points)
