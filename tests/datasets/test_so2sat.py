@@ -134,6 +134,20 @@ def test_damaged_or_absent_files_and_a_wrong_sum(tmp_path):
         build(tmp_path, version="3_random")
 
 
+def test_a_damaged_block_is_named_with_its_rows(tmp_path):
+    path = tmp_path / "training.h5"
+    with h5py.File(write(path, sen2=None), "a") as file:
+        chunked = file.create_dataset("sen2", data=arrays()["sen2"], chunks=(2, 32, 32, 10), compression="gzip")
+        start = chunked.id.get_chunk_info(6).byte_offset  # of the rows 12 and 13
+    content = bytearray(path.read_bytes())
+    content[start : start + 50] = bytes(50)
+    path.write_bytes(content)
+    data = build(tmp_path)
+    assert len(data.fetch(np.array([30, 2, 11, 14]))["image"]) == 4
+    with pytest.raises(DataError, match=r"'sen2' of .*training\.h5', rows 2 to 30: "):
+        data.fetch(np.array([30, 2, 13]))
+
+
 def test_without_h5py_the_message_says_what_to_install(tmp_path, monkeypatch):
     write(tmp_path / "training.h5")
     monkeypatch.setitem(sys.modules, "h5py", None)
