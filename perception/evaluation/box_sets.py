@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from perception.errors import DataError, not_among
+from perception.geometry.rotated_iou import iou_3d_paired, iou_bev_paired
 
 _PAIRS = 4_000_000  # pairs that are formed at a time
 _INTEGERS = ("sample", "label", "attribute", "num_points", "occlusion")
@@ -159,8 +160,6 @@ def paired_overlap(a: np.ndarray, b: np.ndarray, kind: str) -> np.ndarray:
     """(E,) intersection over union of boxes in pairs: ``bev`` and ``3d`` of (E, 7), ``image`` of (E, 4) pixels."""
     if kind == "image":
         return image_overlap(a, b)
-    from perception.geometry.rotated_iou import iou_3d_paired, iou_bev_paired
-
     overlap = iou_3d_paired if kind == "3d" else iou_bev_paired
     reach = (np.linalg.norm(a[:, 3:5], axis=1) + np.linalg.norm(b[:, 3:5], axis=1)) / 2
     near = np.linalg.norm(a[:, :2] - b[:, :2], axis=1) <= reach  # boxes that cannot meet are most

@@ -123,6 +123,7 @@ class Robustness:
 
     def picture(self, file: Path, title: str = "") -> Path:
         """Draw the scores over severity, one line a corruption, beside a map of the share that is left."""
+        from matplotlib import colormaps
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -130,8 +131,9 @@ class Robustness:
         FigureCanvasAgg(figure)  # draws without a display
         lines, grid = figure.subplots(1, 2)
         steps = range(self.severities + 1)
-        for name, row in self.scores.items():
-            lines.plot(steps, [self.clean, *row], linewidth=1, marker=".", label=name)
+        for number, (name, row) in enumerate(self.scores.items()):
+            colour = colormaps["tab20"](number % 20)
+            lines.plot(steps, [self.clean, *row], linewidth=1, marker=".", color=colour, label=name)
         lines.plot(steps, self.by_severity, linewidth=3, color="black", label="mean")
         lines.set(xlabel="severity", ylabel=self.metric, xticks=list(steps), ylim=(0, None))
         lines.grid(alpha=0.3)

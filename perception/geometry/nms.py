@@ -88,7 +88,7 @@ def circle_nms(
         found = [(empty, empty)]
         for start in range(0, len(xy), step):
             part = slice(start, start + step)
-            squared = (xy[part, None] - xy).square().sum(2)
+            squared = (xy[part, None, 0] - xy[:, 0]).square_() + (xy[part, None, 1] - xy[:, 1]).square_()
             i, j = (squared <= reach[part, None].square()).nonzero(as_tuple=True)
             found.append(_same(*_upper(i + start, j), labels, order))
         return torch.cat([i for i, _ in found]), torch.cat([j for _, j in found])

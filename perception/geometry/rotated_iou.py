@@ -73,13 +73,14 @@ def near_pairs(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """
     with torch.no_grad():
         a, b = _flat(a), _flat(b)
-        reach_a, reach_b = a[:, 2:4].norm(dim=1) / 2, b[:, 2:4].norm(dim=1) / 2
+        reach_a, reach_b = (torch.hypot(boxes[:, 2], boxes[:, 3]) / 2 for boxes in (a, b))
         step = max(_CHUNK // max(len(b), 1), 1)
         rows, columns = [], []
         for start in range(0, len(a), step):
             part = slice(start, start + step)
-            distance = (a[part, None, :2] - b[None, :, :2]).norm(dim=2)
-            i, j = (~(distance > (reach_a[part, None] + reach_b) * (1 + 1e-5))).nonzero(as_tuple=True)
+            squared = (a[part, None, 0] - b[:, 0]).square_() + (a[part, None, 1] - b[:, 1]).square_()
+            apart = squared > ((reach_a[part, None] + reach_b) * (1 + 1e-5)).square_()
+            i, j = (~apart).nonzero(as_tuple=True)
             rows.append(i + start)
             columns.append(j)
         empty = torch.zeros(0, dtype=torch.int64, device=a.device)
