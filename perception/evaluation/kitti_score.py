@@ -119,7 +119,7 @@ def kitti_score(
     """
     predictions.needed("score", "precision is measured along it")
     for column in ("image_box", "truncation", "occlusion"):
-        truth.needed(column, "KITTI's difficulty depends on it; box_average_precision needs none")
+        truth.needed(column, "KITTI's difficulty depends on it; box_overlap.overlap_score needs none")
     if kinds is None:
         kinds = KINDS if predictions.image_box is not None else KINDS[1:]
     for name in overlaps:

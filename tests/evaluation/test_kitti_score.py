@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from perception.errors import DataError
-from perception.evaluation.box_ap import box_average_precision
+from perception.evaluation.box_overlap import overlap_score
 from perception.evaluation.box_sets import BoxSet, image_overlap, paired_overlap
 from perception.evaluation.kitti_score import DIFFICULTIES, KINDS, OVERLAPS, TYPES, kitti_score
 from perception.geometry.rotated_iou import iou_3d, iou_bev
@@ -244,23 +244,13 @@ def test_average_precision_at_an_overlap() -> None:
     )
     # By score: right, repeated, wrong, (wrong at 0.5 | right at 0.3), right -> precisions 1, 2/5 | 1, 1/2, 3/5.
     # The precision at recall 2/4 is raised to that of recall 3/4.
-    assert box_average_precision(found, truth, 1, 0.5).tolist() == pytest.approx([(1 + 2 / 5) / 4])
-    assert box_average_precision(found, truth, 1, 0.3).tolist() == pytest.approx([(1 + 3 / 5 + 3 / 5) / 4])
-    assert box_average_precision(found, truth, 1, 0.3, "3d").tolist() == pytest.approx([(1 + 3 / 5 + 3 / 5) / 4])
-    # In pixels a shift of 1 m is 10 of 60: 50 / 70.
-    assert box_average_precision(found, truth, 1, 0.7, "image").tolist() == pytest.approx([(1 + 2 / 5) / 4])
-    two = box_average_precision(found, truth, 2, 0.5)
-    assert np.isnan(two[1]) and two[0] == pytest.approx(0.35)
-    assert box_average_precision(BoxSet.from_samples([cars([], score=[])]), truth, 1).tolist() == [0.0]
-    assert box_average_precision(replace(truth, score=np.ones(4)), truth, 1, 1.0).tolist() == [1.0]
-    with pytest.raises(DataError, match=r"overlap in \(0, 1\]"):
-        box_average_precision(found, truth, 1, 0.0)
-    with pytest.raises(DataError, match="'score'"):
-        box_average_precision(truth, truth, 1)
+    for kind in ("bev", "3d"):
+        assert overlap_score(found, truth, ["Car"], 0.5, kind).ap.tolist() == pytest.approx([(1 + 2 / 5) / 4])
+        assert overlap_score(found, truth, ["Car"], 0.3, kind).ap.tolist() == pytest.approx([(1 + 3 / 5 + 3 / 5) / 4])
 
 
 def test_it_takes_the_best_free_box() -> None:
     """Two predictions between two cars: the second gets what is left, though it overlaps the other more."""
     truth = BoxSet.from_samples([cars([0, 2])])
     found = BoxSet.from_samples([cars([0.2, 0.4], score=[0.9, 0.8])])
-    assert box_average_precision(found, truth, 1, 0.4).tolist() == pytest.approx([1.0])
+    assert overlap_score(found, truth, ["Car"], 0.4).ap.tolist() == pytest.approx([1.0])
