@@ -13,6 +13,8 @@ from perception.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
+    from perception.engine.runner import PerceptionRunner
+
 HELP = """Run the test loop of a fine-tuned run and write metrics.json into it. RUN is a run folder, or the parent of
 seed_<s> folders, whose figures are aggregated. The best checkpoint is used where the run kept one, else the last.
 A pre-training run has no head to test: its backbone is judged by 'perception probe'."""
@@ -50,7 +52,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def test(opened: Run, checkpoint: Path | None = None) -> tuple[dict[str, float], Path]:
-    """Metrics of a run's test loop, and the checkpoint that they belong to.
+    """Metrics of a run's test loop, and the checkpoint that they belong to; raises as ``trained_runner`` does."""
+    runner, weights = trained_runner(opened, checkpoint)
+    return {name: float(value) for name, value in runner.test_loop.run().items()}, weights
+
+
+def trained_runner(opened: Run, checkpoint: Path | None = None) -> tuple[PerceptionRunner, Path]:
+    """A runner that has the test loop of a run alone and its trained weights, and the checkpoint they came from.
 
     Raises:
         ConfigError: the config has no test loop.
@@ -73,7 +81,7 @@ def test(opened: Run, checkpoint: Path | None = None) -> tuple[dict[str, float],
     }
     runner = build_runner({**testing, "default_hooks": {}}, opened.folder, opened.seed)
     load_all(runner.bare_model, weights)
-    return {name: float(value) for name, value in runner.test_loop.run().items()}, weights
+    return runner, weights
 
 
 def load_all(model: nn.Module, weights: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from perception.backbones.bev_base import BEVBackbone
 from perception.errors import ConfigError, Fault
@@ -20,11 +20,15 @@ class BEVTask(PerceptionModel):
     Args:
         backbone: config or instance of a ``BEVBackbone``; ``init_from`` in its config starts from a pre-training run.
         frozen: keep the backbone in eval mode and without gradients, whatever ``.train()`` is told.
+        norm_momentum: of the running statistics of the backbone's batch norms; None keeps the backbone's. Published
+            LiDAR networks have 0.01, with which statistics settle after some 500 steps: short runs need more.
     """
 
     backbone: BEVBackbone
 
-    def __init__(self, backbone: BEVBackbone | dict[str, Any], frozen: bool) -> None:
+    def __init__(
+        self, backbone: BEVBackbone | dict[str, Any], frozen: bool, norm_momentum: float | None = None
+    ) -> None:
         built = backbone if isinstance(backbone, BEVBackbone) else BACKBONES.build(dict(backbone))
         if not isinstance(built, BEVBackbone):
             text = f"{type(self).__name__} needs a backbone with a bird's-eye-view map, not {type(built).__name__}"
@@ -32,6 +36,9 @@ class BEVTask(PerceptionModel):
         super().__init__(built.preprocess)
         self.backbone = built
         self.frozen = frozen
+        for module in self.backbone.modules() if norm_momentum is not None else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.momentum = norm_momentum
         if frozen:
             self.backbone.requires_grad_(False).eval()
 
