@@ -30,6 +30,9 @@ def _keys(text: str) -> frozenset[str]:
 _PLACES: dict[str, Any] = {
     "model": reg.MODELS,
     "backbone": reg.BACKBONES,
+    "image_backbone": reg.BACKBONES,
+    "lidar": reg.BACKBONES,
+    "camera": reg.BACKBONES,
     "preprocess": reg.PREPROCESSES,
     "tokenizer": reg.TOKENIZERS,
     "fit": reg.DATASETS,

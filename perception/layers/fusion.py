@@ -1,0 +1,40 @@
+"""Fusion of maps of the ground."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from perception.layers.image_fpn import conv_bn_relu
+
+
+class ConvFuser(nn.Module):
+    """Stacks the channels of maps and mixes them by a 3 x 3 convolution, batch norm and ReLU (Liu et al., 2023).
+
+    Args:
+        in_channels: channels of every map.
+        out_channels: channels of the result.
+    """
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int) -> None:
+        super().__init__()
+        self.mix = conv_bn_relu(sum(in_channels), out_channels)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps (B, C_k, Ny, Nx) in the order of ``in_channels`` -> (B, out_channels, Ny, Nx)."""
+        return self.mix(torch.cat(list(maps), dim=1))
+
+
+def keep_one_at_least(size: int, rates: Sequence[float], device: torch.device) -> Tensor:
+    """Which of two sensors each sample keeps: (B, 2) bool, drawn from torch's generator.
+
+    Args:
+        size: samples B.
+        rates: probability with which the first, and the second, is dropped; never both.
+        device: of the result.
+    """
+    first, second = rates
+    drawn = torch.rand(size)
+    return torch.stack([drawn >= first, drawn < 1 - second], dim=1).to(device)
