@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny import same_weights
+from tiny import DUAL_ENCODER, same_weights
 
 from perception.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 
@@ -100,27 +100,6 @@ def kill_until_done(tmp_path: Path, kills: int, epochs: int, longest: float, **o
 
 def test_sigkill_a_few_times(tmp_path: Path) -> None:
     kill_until_done(tmp_path, kills=3, epochs=40, longest=0.4, ballast=BALLAST)
-
-
-# RS-M-CLIP's objectives on the embedded tiles: captions in six languages, two sizes of views, teacher and centre.
-DUAL_ENCODER = dict(
-    config="remote_sensing/clip_tiny_land-cover",
-    overrides=[
-        "train_dataloader.dataset.count=40",
-        "train_dataloader.batch_size=8",
-        "train_dataloader.dataset.transforms.1.global_views=2",
-        "train_dataloader.dataset.transforms.1.local_views=2",
-        "train_dataloader.dataset.transforms.1.local_size=32",
-        "train_dataloader.dataset.transforms.1.brightness=0.2",
-        "model.pretexts.image_text.views=globals",
-        "model.pretexts.distill={'type': 'SelfDistillation', 'prototypes': 32, 'hidden_dim': 16, 'bottleneck_dim': 8, "
-        "'momentum': 0.9, 'warmup_epochs': 2}",
-        # Patch dropout draws from torch's own generator.
-        "model.backbone.model.vision_cfg={'image_size': 64, 'patch_size': 16, 'layers': 1, 'width': 32, "
-        "'head_width': 16, 'patch_dropout': 0.25}",
-        "evaluation={}",
-    ],
-)
 
 
 def test_sigkill_of_a_dual_encoder_with_teacher_and_views(tmp_path: Path) -> None:

@@ -177,3 +177,24 @@ def tiny_config(epochs: int = 4, workers: int = 0, **changes: Any) -> dict[str, 
 
 def same_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+# RS-M-CLIP's objectives on the embedded tiles: captions in six languages, two sizes of views, teacher and centre.
+DUAL_ENCODER = dict(
+    config="remote_sensing/clip_tiny_land-cover",
+    overrides=[
+        "train_dataloader.dataset.count=40",
+        "train_dataloader.batch_size=8",
+        "train_dataloader.dataset.transforms.1.global_views=2",
+        "train_dataloader.dataset.transforms.1.local_views=2",
+        "train_dataloader.dataset.transforms.1.local_size=32",
+        "train_dataloader.dataset.transforms.1.brightness=0.2",
+        "model.pretexts.image_text.views=globals",
+        "model.pretexts.distill={'type': 'SelfDistillation', 'prototypes': 32, 'hidden_dim': 16, 'bottleneck_dim': 8, "
+        "'momentum': 0.9, 'warmup_epochs': 2}",
+        # Patch dropout draws from torch's own generator.
+        "model.backbone.model.vision_cfg={'image_size': 64, 'patch_size': 16, 'layers': 1, 'width': 32, "
+        "'head_width': 16, 'patch_dropout': 0.25}",
+        "evaluation={}",
+    ],
+)

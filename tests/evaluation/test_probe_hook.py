@@ -3,8 +3,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import TinyBackbone, same_weights, tiny_config
+from tiny import DUAL_ENCODER, TinyBackbone, same_weights, tiny_config
 
+from perception.config import load_config
 from perception.engine.api import build_runner
 from perception.engine.probe_hook import OnlineProbe
 from perception.errors import ConfigError
@@ -38,6 +39,19 @@ def test_training_does_not_notice_the_probe(tmp_path, by_epoch):
     assert losses[0] == losses[1] and losses[0]
     steps = [step for step, _ in logged(tmp_path / "probed", "probe/knn")]
     assert steps == ([10, 20] if by_epoch else list(range(2, 21, 2)))
+
+
+def test_a_dual_encoder_with_a_teacher_does_not_notice_it_either(tmp_path):
+    found = []
+    for hooks in ([], [dict(type="OnlineProbe", interval=1, protocol=dict(type="Retrieval"), by_epoch=False)]):
+        cfg = load_config(DUAL_ENCODER["config"], [*DUAL_ENCODER["overrides"], "train_cfg.max_epochs=1"])
+        cfg.evaluation = dict(val=dict(type="LandCover", split="val", count=24), protocols={})
+        cfg.custom_hooks = hooks
+        runner = build_runner(cfg, tmp_path / str(len(hooks)), seed=3)
+        runner.train()
+        found.append(runner.bare_model.state_dict())
+    assert same_weights(*found) and "pretexts.distill.centre" in found[0]
+    assert [step for step, _ in logged(tmp_path / "1", "probe/retrieval")] == [1, 2, 3, 4, 5]
 
 
 def test_the_figure_is_the_protocols_own(tmp_path):
