@@ -147,7 +147,7 @@ class TwoViews(Transform):
     """Two independently augmented copies of every sweep, for contrast between points.
 
     ``views`` holds two dicts with ``points``, ``point_id``, ``lidar_aug`` and, where the batch has it, ``region``.
-    Points of equal ``point_id`` correspond. The sweep itself stays in the batch.
+    Points of equal ``point_id`` correspond.
 
     Args:
         rotation: about the vertical, uniform up to so many degrees to both sides.
@@ -155,7 +155,8 @@ class TwoViews(Transform):
         translation: standard deviation of the shift along each axis, in metres.
         flip_x: probability that x changes its sign.
         flip_y: probability that y changes its sign.
-        drop: largest share of points that a view loses; the share is drawn uniformly for each view.
+        drop: range of the share of points that a view loses, drawn uniformly for each.
+        keep_sweep: leave the sweep itself in the batch. Without it nobody has to prepare and move it for nothing.
     """
 
     def __init__(
@@ -165,7 +166,8 @@ class TwoViews(Transform):
         translation: float = 0.0,
         flip_x: float = 0.0,
         flip_y: float = 0.0,
-        drop: float = 0.0,
+        drop: Sequence[float] = (0.0, 0.0),
+        keep_sweep: bool = False,
     ) -> None:
         self.ranges = {
             "rotation": float(rotation),
@@ -174,7 +176,8 @@ class TwoViews(Transform):
             "flip_x": float(flip_x),
             "flip_y": float(flip_y),
         }
-        self.drop = float(drop)
+        self.drop = (float(drop[0]), float(drop[1]))
+        self.keep_sweep = keep_sweep
 
     def __call__(self, batch: Batch, random: SampleRandom) -> Batch:
         """RAW batch -> RAW batch with ``views``."""
@@ -182,21 +185,22 @@ class TwoViews(Transform):
         ids = batch.get("point_id") or [torch.arange(len(cloud)) for cloud in points]
         streams = random.streams(2)
         matrices = draw_lidar_matrices(streams, self.ranges)
-        shares = streams.uniform(0.0, self.drop)
+        shares = streams.uniform(*self.drop)
         views = []
         for view in range(2):
             own = slice(view * len(points), (view + 1) * len(points))
             found: Batch = {"points": list(points), "point_id": list(ids)}
             if "region" in batch:
                 found["region"] = list(batch["region"])
-            if self.drop:
+            if self.drop[1] > 0:
                 numbers = range(own.start, own.stop)
                 kept = [self._kept(streams, n, shares[n], len(p)) for n, p in zip(numbers, points, strict=True)]
                 found = {key: [v[k] for v, k in zip(value, kept, strict=True)] for key, value in found.items()}
             found["points"] = move_points(found["points"], matrices[own])
             found["lidar_aug"] = compose(matrices[own], batch.get("lidar_aug"))
             views.append(found)
-        return {**batch, "views": views}
+        gone = () if self.keep_sweep else ("points", "lidar_aug", *_PER_POINT)
+        return {**{key: value for key, value in batch.items() if key not in gone}, "views": views}
 
     @staticmethod
     def _kept(streams: SampleRandom, position: int, share: float, count: int) -> Tensor:
@@ -207,8 +211,8 @@ class TwoViews(Transform):
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config."""
         yield from range_faults(cfg)
-        if not 0 <= cfg["drop"] < 1:
-            yield "drop", "must lie in [0, 1)"
+        if not 0 <= cfg["drop"][0] <= cfg["drop"][1] < 1:
+            yield "drop", "must be a rising pair in [0, 1)"
 
 
 @TRANSFORMS.register_module()

@@ -66,7 +66,7 @@ def test_points_boxes_and_matrix_move_together():
 def test_the_outcome_depends_on_the_sample_alone():
     """Not on the batch that a sample falls into; another epoch draws anew."""
     whole, picked = batch(), {k: v[1:2] for k, v in batch().items()}
-    for transform in (AugmentPoints(shuffle=True), TwoViews(drop=0.5)):
+    for transform in (AugmentPoints(shuffle=True), TwoViews(drop=(0.0, 0.5))):
         first, alone = transform(whole, random()), transform(picked, random((1,)))
         pairs = [(first, alone)] if "views" not in first else list(zip(first["views"], alone["views"], strict=True))
         for a, b in pairs:
@@ -112,8 +112,10 @@ def test_shuffled_points_keep_their_names():
 
 def test_two_views_correspond_point_by_point():
     given = batch()
-    after = TwoViews(drop=0.4, translation=0.5, flip_y=0.5)(given, random())
-    assert torch.equal(after["points"][0], given["points"][0]) and len(after["views"]) == 2
+    after = TwoViews(drop=(0.0, 0.4), translation=0.5, flip_y=0.5)(given, random())
+    assert len(after["views"]) == 2 and not {"points", "region", "point_id", "lidar_aug"} & set(after)
+    kept = TwoViews(keep_sweep=True)(given, random())
+    assert torch.equal(kept["points"][0], given["points"][0]) and len(kept["views"]) == 2
     for view in after["views"]:
         for i in range(3):
             ids, m = view["point_id"][i], view["lidar_aug"][i].double()
@@ -129,9 +131,10 @@ def test_two_views_correspond_point_by_point():
 
 def test_empty_sweeps_and_no_boxes_pass():
     empty = {"points": [torch.zeros(0, 4)], "boxes": [torch.zeros(0, 7)], "velocity": [torch.zeros(0, 2)]}
-    for transform in (AugmentPoints(shuffle=True), TwoViews(drop=0.3)):
+    for transform in (AugmentPoints(shuffle=True), TwoViews(drop=(0.0, 0.3))):
         out = transform(empty, random((0,)))
-        assert out["points"][0].shape == (0, 4) and out["boxes"][0].shape == (0, 7)
+        clouds = [view["points"] for view in out["views"]] if "views" in out else [out["points"]]
+        assert all(cloud[0].shape == (0, 4) for cloud in clouds) and out["boxes"][0].shape == (0, 7)
 
 
 def spots(samples=2, cameras=3, size=(90, 160)):
@@ -209,7 +212,7 @@ def test_what_is_missing_is_named():
         ("AugmentPoints", dict(rotation=-1.0), "rotation"),
         ("AugmentPoints", dict(flip_x=2.0), "flip_x"),
         ("AugmentPoints", dict(translation=-0.1), "translation"),
-        ("TwoViews", dict(drop=1.0), "drop"),
+        ("TwoViews", dict(drop=(0.0, 1.0)), "drop"),
         ("AugmentCameras", dict(size=(0, 10)), "size"),
         ("AugmentCameras", dict(bottom=(0.5, 0.1)), "bottom"),
         ("AugmentCameras", dict(flip=-0.1), "flip"),
