@@ -52,6 +52,7 @@ _PLACES: dict[str, Any] = {
     "visualizer": mm.VISUALIZERS,
     "log_processor": mm.LOG_PROCESSORS,
 }
+_BRANCHES = frozenset({"lidar", "camera"})  # places within a backbone only
 # Registry of the members of a mapping or list, by the key of that mapping or list.
 _MEMBERS: dict[str, Any] = {
     "pretexts": reg.PRETEXTS,
@@ -160,6 +161,8 @@ def registry_at(path: Path_) -> Any | None:
     if len(keys) == 2 and keys[0] == "evaluation" and keys[1] in _EVALUATION_SETS:
         return reg.DATASETS
     if keys[-1] == "model" and len(keys) > 1:  # a backbone's own argument, such as the model of a CLIP
+        return None
+    if keys[-1] in _BRANCHES and registry_at(path[:-1]) is not reg.BACKBONES:  # such as the lidar=False of a data set
         return None
     return _PLACES.get(keys[-1])
 

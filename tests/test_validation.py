@@ -12,7 +12,7 @@ from perception.config import list_configs, load_config
 from perception.errors import ConfigError, DataError
 from perception.registry import BACKBONES, DATASETS, METRICS, PRETEXTS, PROTOCOLS
 from perception.signatures import mismatch, signature_of
-from perception.validation import require_valid, validate_config
+from perception.validation import registry_at, require_valid, validate_config
 
 
 class DummyBackbone:
@@ -348,3 +348,11 @@ def test_shipped_configs_have_no_faults(name: str) -> None:
     faults = [f for f in validate_config(cfg) if not any(text in f.message for text in absent)]
     faults = [f for f in faults if not f.path.endswith("init_from")]
     assert not faults, "\n".join(map(str, faults))
+
+
+def test_lidar_and_camera_are_backbones_within_a_backbone_only():
+    """A fusion has branches of these names; a data set has switches."""
+    assert registry_at(("model", "backbone", "lidar")) is BACKBONES
+    assert registry_at(("model", "towers", "scene", "camera")) is BACKBONES
+    assert registry_at(("train_dataloader", "dataset", "lidar")) is None
+    assert registry_at(("evaluation", "test", "lidar")) is None
