@@ -136,6 +136,12 @@ class DrivingDataset(Dataset):
             meta[key] = [frame.extra[key] for frame in frames]
         return batch
 
+    def report_ignored(self) -> None:
+        """Tell once, when the data set is made, which boxes are no labels."""
+        if self.ignored:
+            text = ", ".join(f"{name}: {count}" for name, count in sorted(self.ignored.items()))
+            print_log(f"{type(self).__name__}: boxes that are no labels: {text}", logger="current")
+
     def _finite(self, points: np.ndarray, frame: DrivingFrame) -> tuple[np.ndarray, np.ndarray, int]:
         """The finite points, their rows in the sweep, and the number of the others."""
         good = np.isfinite(points).all(axis=1)

@@ -128,8 +128,8 @@ class KITTI(DrivingDataset):
         self.names = keep_whole(names, self._missing(names), on_missing, "KITTI")
         if labelled:
             for name in self.names:
-                known = {*self.classes, DONT_CARE}
-                self.ignored.update(kind for kind in read_labels(self._label(name)).kind if kind not in known)
+                self.ignored.update(kind for kind in read_labels(self._label(name)).kind if kind not in self.classes)
+            self.report_ignored()
 
     def __len__(self) -> int:
         return len(self.names)

@@ -124,8 +124,9 @@ class KITTIRaw(DrivingDataset):
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config: unknown cameras or drives, missing folder."""
         yield from cls._faults(cfg)
+        base = data_root(cfg["root"], RAW_AREA, RAW_HINT)
         try:
-            drive_folders(data_root(cfg["root"], RAW_AREA, RAW_HINT), cfg["drives"])
+            drive_folders(base, cfg["drives"])
         except DataError as error:
             yield "drives", str(error)
 

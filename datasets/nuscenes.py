@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from mmengine.logging import print_log
 
 from perception.datasets.base import data_root
 from perception.datasets.driving import CameraView, DrivingDataset, DrivingFrame, keep_whole, read_sweep
@@ -110,9 +109,7 @@ class NuScenes(DrivingDataset):
         samples = self.tables.samples_of(scenes_of_split(split, version, self.tables.scenes))
         self.tokens = keep_whole(samples, self._missing(samples, needed), on_missing, "NuScenes")
         self._boxes = {token: self._labels_of(token, valid_only) for token in self.tokens}
-        if self.ignored:
-            text = ", ".join(f"{name}: {count}" for name, count in sorted(self.ignored.items()))
-            print_log(f"NuScenes: boxes that are no labels: {text}", logger="current")
+        self.report_ignored()
 
     def __len__(self) -> int:
         return len(self.tokens)

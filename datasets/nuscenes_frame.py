@@ -65,6 +65,7 @@ class NuScenesFrame(DrivingDataset):
         super().__init__(self._content["categories"], lidar, cameras, image_size, transforms, seed)
         self.repeat, self.views = repeat, tuple(views)
         self._frame = self._build(valid_only)
+        self.report_ignored()
 
     def __len__(self) -> int:
         return self.repeat

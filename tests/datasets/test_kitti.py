@@ -43,7 +43,7 @@ def test_a_frame_by_hand(tmp_path):
     write(tmp_path, labels=(CAR, "Van 0 0 0 1 2 3 4 1 1 1 1 1 1 0", IGNORED))
     data = KITTI(root=str(tmp_path))
     batch = data.__getitems__([0])
-    assert data.classes == ("Car", "Pedestrian", "Cyclist") and data.ignored == {"Van": 1}
+    assert data.classes == ("Car", "Pedestrian", "Cyclist") and data.ignored == {"Van": 1, "DontCare": 1}
     # Camera (2, 1.7, 10) of the bottom: forward 10 + 0.27, left -2, up -1.7 - 0.08 + 1.5 / 2.
     assert np.allclose(batch["boxes"][0], [[10.27, -2, -1.03, 4.0, 1.8, 1.5, 1.57 - np.pi / 2]], atol=1e-5)
     assert batch["box_label"][0].tolist() == [0] and batch["box2d"][0].tolist() == [[100, 150, 200, 250]]
@@ -204,6 +204,26 @@ def test_raw_drives_that_are_incomplete(tmp_path):
         KITTIRaw(root=str(tmp_path))
 
 
+def test_configs_of_raw_drives_are_checked(tmp_path):
+    write_raw(tmp_path)
+
+    def faults(cls, **change):
+        cfg = dict(root=str(tmp_path), drives=None, views=("image_02",), step=1, split="train", test_frames=4)
+        return dict(cls.check_config(cfg | change))
+
+    assert faults(KITTIRaw) == {}
+    assert list(faults(KITTIRaw, views=("image_2",), step=0, image_size=(0, 1))) == ["image_size", "views", "step"]
+    assert (
+        "nearest is '2011_09_26_drive_0005_sync'" in faults(KITTIRaw, drives=["2011_09_26_drive_0006_sync"])["drives"]
+    )
+    with pytest.raises(DataError, match="KITTI Vision Benchmark Suite, raw data"):
+        faults(KITTIRaw, root=str(tmp_path / "none"))
+    assert "calib.txt is not in" in faults(KITTISequence)["root"]
+    assert "below the number of frames" in faults(KITTISequence)["test_frames"]
+    with pytest.raises(ConfigError, match="'train'"):
+        faults(KITTISequence, split="trian")
+
+
 @needs_data
 def test_the_packed_drive():
     train, test = KITTISequence(), KITTISequence("test")
@@ -231,7 +251,7 @@ def test_the_real_frames():
     assert [len(data.frame(i).boxes) for i in range(10)] == [1, 3, 2, 1, 2, 1, 6, 15, 13, 5]
     assert [len(data.sweep(i)) for i in (0, 1, 2, 3, 6)] == [115384, 120268, 126891, 18911, 17238]
     focal = {round(float(data.calibration(i).cam2img[0, 0]), 2) for i in range(10)}
-    assert focal == {707.05, 721.54} and not data.ignored
+    assert focal == {707.05, 721.54} and set(data.ignored) == {"DontCare"}
     batch = KITTI(labelled=False, image_size=(96, 320)).__getitems__(range(13))
     assert batch["cams"].shape == (13, 1, 3, 96, 320) and "boxes" not in batch
     fov = KITTI(in_image=True).sweep(1)

@@ -210,6 +210,24 @@ def test_names_are_checked(tmp_path):
     assert len(build(tmp_path, split=["scene-0061"])) == len(build(tmp_path, split="all")) == 3
 
 
+def test_configs_are_checked(tmp_path):
+    write(tmp_path)
+
+    def faults(**change):
+        cfg = dict(split="mini_train", version=VERSION, sweeps=9, views=CAMERAS, classes=("car",), root=str(tmp_path))
+        return dict(NuScenes.check_config(cfg | change))
+
+    assert faults() == {}
+    assert "nearest is 'CAM_FRONT'" in faults(views=("CAM_FRNT",))["views"] and "sweeps" in faults(sweeps=-1)
+    assert "nearest is 'pedestrian'" in faults(classes=("pedestrain",))["classes"]
+    assert "v1.0-trainval/sample.json" in faults(version="v1.0-trainval", split="train")["root"]
+    assert "nuScenes by Motional" in faults(version="v1.0-trainval", split="train")["root"]
+    with pytest.raises(ConfigError, match=r"'train' .*|split = 'train'"):
+        faults(split="train")
+    given = dict(repeat=0, views=("CAM_TOP",), root=str(tmp_path))
+    assert [key for key, _ in NuScenesFrame.check_config(given)] == ["repeat", "views", "root", "root"]
+
+
 def test_official_splits():
     """700 train, 150 val and 150 test scenes; 8 and 2 of mini."""
     names = scene_numbers("1-1110")
