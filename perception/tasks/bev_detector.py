@@ -10,7 +10,7 @@ from perception.errors import ConfigError, DataError, check_arguments, not_among
 from perception.losses.centre_heatmap import ROOTS
 from perception.registry import MODELS
 from perception.tasks.base import BatchPreprocessor
-from perception.tasks.bev_task import BEVTask
+from perception.tasks.bev_task import BEVTask, task_faults
 from perception.tasks.centre_head import NMS, PRESETS, CentreHead, group_classes
 from perception.transforms.preprocess import Batch, Preprocess
 
@@ -92,6 +92,7 @@ class BEVDetector(BEVTask):
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """Faults of a config that can be seen before anything is built: (key, message)."""
+        yield from task_faults(cfg)
         names = list(cfg["classes"])
         if not names or len(set(names)) < len(names):
             yield "classes", "needs class names, each once"

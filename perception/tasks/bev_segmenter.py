@@ -13,7 +13,7 @@ from perception.geometry.grid import BEVGrid, grid_faults, sample_bev
 from perception.losses.map_focal import map_focal_loss
 from perception.registry import MODELS
 from perception.tasks.base import BatchPreprocessor
-from perception.tasks.bev_task import BEVTask
+from perception.tasks.bev_task import BEVTask, task_faults
 from perception.tasks.centre_head import ConvNormAct
 from perception.transforms.preprocess import Batch, Preprocess
 
@@ -102,6 +102,7 @@ class BEVSegmenter(BEVTask):
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """Faults of a config that can be seen before anything is built: (key, message)."""
+        yield from task_faults(cfg)
         names = list(cfg["classes"])
         if not names or len(set(names)) < len(names):
             yield "classes", "needs names, each once"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from perception.backbones.bev_base import BEVBackbone
-from perception.errors import ConfigError, Fault
 from perception.registry import BACKBONES
 from perception.tasks.base import PerceptionModel
 from perception.transforms.preprocess import Batch
@@ -30,9 +30,6 @@ class BEVTask(PerceptionModel):
         self, backbone: BEVBackbone | dict[str, Any], frozen: bool, norm_momentum: float | None = None
     ) -> None:
         built = backbone if isinstance(backbone, BEVBackbone) else BACKBONES.build(dict(backbone))
-        if not isinstance(built, BEVBackbone):
-            text = f"{type(self).__name__} needs a backbone with a bird's-eye-view map, not {type(built).__name__}"
-            raise ConfigError([Fault("model.backbone", type(built).__name__, text)])
         super().__init__(built.preprocess)
         self.backbone = built
         self.frozen = frozen
@@ -63,3 +60,15 @@ class BEVTask(PerceptionModel):
     def test_step(self, data: Batch) -> list[dict[str, Any]]:  # type: ignore[override]
         """The same as ``val_step``."""
         return [super().test_step(data)]
+
+
+def task_faults(cfg: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Faults of what all tasks on a map have in their configs: (key, message)."""
+    backbone = cfg["backbone"]
+    kind: Any = type(backbone)
+    if isinstance(backbone, dict):
+        kind = BACKBONES.get(backbone["type"]) if "type" in backbone else None  # whoever looks up types names those
+    if kind is not None and not issubclass(kind, BEVBackbone):
+        yield "backbone", f"needs a backbone with a bird's-eye-view map, not {kind.__name__}"
+    if cfg["norm_momentum"] is not None and not 0 < cfg["norm_momentum"] <= 1:
+        yield "norm_momentum", "must lie in (0, 1]"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perception.errors import DataError, nearest
+from perception.errors import DataError, check_arguments, not_among
 from perception.registry import TRANSFORMS
 from perception.transforms.base import Transform
 from perception.transforms.camera_corruptions import CAMERA
@@ -73,6 +73,7 @@ class Corrupt(Transform):
         period: float = 0.1,
         compat: bool = False,
     ) -> None:
+        check_arguments("transforms.*", self.check_config, locals())
         self.name = name
         self.severity = severity
         self.sensor, _, self.kind = name.partition("-")
@@ -90,11 +91,7 @@ class Corrupt(Transform):
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config."""
         if cfg["name"] not in CORRUPTIONS:
-            hint = nearest(str(cfg["name"]), CORRUPTIONS)
-            yield (
-                "name",
-                f"no such corruption; there are {', '.join(CORRUPTIONS)}" + (f"; meant {hint[0]}?" if hint else ""),
-            )
+            yield "name", f"is {not_among(cfg['name'], CORRUPTIONS)}"
         if cfg["severity"] not in range(6):
             yield "severity", "must be 0 (nothing) to 5"
         if cfg["forward"] not in FORWARD:

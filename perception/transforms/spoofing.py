@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from perception.errors import DataError
+from perception.errors import DataError, check_arguments
 from perception.geometry.boxes import points_in_boxes
 from perception.registry import TRANSFORMS
 from perception.transforms.base import Transform
@@ -53,6 +53,7 @@ class Spoof(Transform):
         forward: str = "x",
         height: float = 1.73,
     ) -> None:
+        check_arguments("transforms.*", self.check_config, locals())
         self.points = points
         self.distance = (float(distance[0]), float(distance[1]))
         self.labels = tuple(labels)

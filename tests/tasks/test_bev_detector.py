@@ -279,6 +279,8 @@ def config(**changed):
         ("keep", 0),
         ("roots", "square"),
         ("min_radius", -1),
+        ("norm_momentum", 0.0),
+        ("backbone", {"type": "ConvNet"}),
     ],
 )
 def test_check_config_names_the_key(key, value):
@@ -295,3 +297,19 @@ def test_backbones_without_a_map_are_refused():
                 "backbone": {"type": "ConvNet", "preprocess": {"type": "ImagePreprocess", "size": 8}},
             }
         )
+
+
+def test_a_backbone_starts_from_the_weights_of_a_run(tmp_path):
+    trained = TinyBEV()
+    torch.nn.init.constant_(trained.body[0].weight, 0.5)
+    state = {f"backbone.{name}": value for name, value in trained.state_dict().items()}
+    torch.save({"state_dict": {**state, "bbox_head.other": torch.zeros(3)}}, tmp_path / "run.pth")
+    model = detector(backbone={"type": "TinyBEV", "init_from": str(tmp_path / "run.pth")}, frozen=True)
+    assert (model.backbone.body[0].weight == 0.5).all()
+
+
+def test_statistics_of_short_runs_can_follow_faster():
+    assert detector().backbone.body[1].momentum == 0.1
+    model = detector(norm_momentum=0.5)
+    assert model.backbone.body[1].momentum == 0.5
+    assert model.bbox_head.shared_conv.bn.momentum == 0.1

@@ -364,7 +364,7 @@ def test_check_config_names_the_nearest_corruption():
     defaults = {"forward": "x", "intensity_scale": 1.0, "beams": 64, "speed": 10.0, "period": 0.1, "compat": False}
     assert not list(Corrupt.check_config({"name": "lidar-fog", "severity": 5, **defaults}))
     faults = dict(Corrupt.check_config({"name": "lidar-fogg", "severity": 6, **defaults, "forward": "z"}))
-    assert set(faults) == {"name", "severity", "forward"} and "meant lidar-fog?" in faults["name"]
+    assert set(faults) == {"name", "severity", "forward"} and "nearest is 'lidar-fog'" in faults["name"]
     assert TRANSFORMS.build({"type": "Corrupt", "name": "lidar-fog", "severity": 2}).severity == 2
 
 
