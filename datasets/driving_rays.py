@@ -133,11 +133,11 @@ class CameraModel:
 
     @cached_property
     def cam2img(self) -> np.ndarray:
-        """(count, 4, 4) float64. The centre of the first pixel is u = v = 0."""
+        """(count, 4, 4) float64. Pixels count from the edge of the image: the centre of the first is u = v = 0.5."""
         focal = self.width / 2 / np.tan(np.deg2rad(self.view) / 2)
         matrix = np.eye(4)
         matrix[0, 0] = matrix[1, 1] = focal
-        matrix[0, 2], matrix[1, 2] = (self.width - 1) / 2, (self.height - 1) / 2
+        matrix[0, 2], matrix[1, 2] = self.width / 2, self.height / 2
         return np.tile(matrix, (self.count, 1, 1))
 
     @cached_property
@@ -156,7 +156,7 @@ class CameraModel:
     @cached_property
     def rays(self) -> tuple[np.ndarray, np.ndarray]:
         """Origins (count, 3) float64 and directions (count, height * width, 3) float32 in the LiDAR frame."""
-        v, u = np.mgrid[: self.height, : self.width]
+        v, u = np.mgrid[: self.height, : self.width] + 0.5
         pixels = np.stack([u.ravel(), v.ravel(), np.ones(u.size)])
         inside = np.linalg.inv(self.cam2img[:, :3, :3]) @ pixels
         inside /= np.linalg.norm(inside, axis=1, keepdims=True)

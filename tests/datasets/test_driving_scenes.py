@@ -43,7 +43,7 @@ def test_points_project_onto_what_the_cameras_show() -> None:
                 for camera in range(4):
                     seen = batch["lidar2cam"][0, camera].double().numpy() @ [*point[:3], 1]
                     u, v, w, _ = batch["cam2img"][0, camera].double().numpy() @ seen
-                    column, row = round(u / w) if w > 0 else -1, round(v / w) if w > 0 else -1
+                    column, row = int(u // w) if w > 0 else -1, int(v // w) if w > 0 else -1
                     if w > 0.1 and 0 <= column < 192 and 0 <= row < 96:
                         pixel = batch["cams"][0, camera, :, row, column].numpy().astype(float)
                         own = world.colour[number]

@@ -109,7 +109,7 @@ def test_cameras_see_what_their_matrices_say() -> None:
         points = origins[camera] + 7.0 * rays[camera].astype(float)
         q = cameras.lidar2cam[camera] @ np.column_stack([points, np.ones(len(points))]).T
         uv = (cameras.cam2img[camera] @ q)[:2] / q[2]
-        v, u = np.mgrid[:40, :60]
+        v, u = np.mgrid[:40, :60] + 0.5
         np.testing.assert_allclose(uv, np.stack([u.ravel(), v.ravel()]), atol=1e-4)
         rotation = cameras.lidar2cam[camera, :3, :3]
         np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
