@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from perception.backbones.bev_base import BEVBackbone
-from perception.errors import ConfigError, DataError, Fault
+from perception.errors import ConfigError, DataError, Fault, check_arguments
 from perception.geometry.grid import BEVGrid
 from perception.layers.bev_conv import BEVNeck, BEVStages, out_stride, stage_faults
 from perception.layers.fusion import ConvFuser, keep_one_at_least
@@ -58,10 +58,7 @@ class BEVFusion(BEVBackbone):
         drop_camera: float = 0.0,
         preprocess: Preprocess | dict[str, Any] | None = None,
     ) -> None:
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        faults = [Fault(f"model.backbone.{k}", arguments.get(k), text) for k, text in self.check_config(arguments)]
-        if faults:
-            raise ConfigError(faults)
+        check_arguments("model.backbone", self.check_config, locals())
         shared = {} if preprocess is None else {"preprocess": preprocess}
         branches = {
             name: _branch(name, {**config, **shared})
@@ -167,7 +164,7 @@ class BEVFusion(BEVBackbone):
             if kind is None or not issubclass(kind, BEVBackbone):
                 yield name, f"needs the 'type' of a backbone with a bird's-eye view, not {cfg[name].get('type')!r}"
             if cfg["preprocess"] is not None and cfg[name].get("preprocess") is not None:
-                yield f"{name}.preprocess", "is stated twice: the fusion's own record holds for both branches"
+                yield name, "has a preprocess, and so has the fusion, whose record would hold for both: state one"
         if not isinstance(cfg["fused_channels"], int) or cfg["fused_channels"] < 1:
             yield "fused_channels", "must be a whole number of at least 1"
         for name in READS:

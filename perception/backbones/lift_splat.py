@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from perception.backbones.bev_base import BEVBackbone
 from perception.backbones.lift_splat_presets import PRESETS
 from perception.backbones.vit import pair
-from perception.errors import CheckpointError, ConfigError, DataError, Fault, not_among
+from perception.errors import CheckpointError, ConfigError, DataError, Fault, check_arguments, not_among
 from perception.geometry.grid import BEVGrid, grid_faults
 from perception.layers.bev_encoder import BEVResNet, Downsample
 from perception.layers.image_fpn import MERGES, ImageFPN
@@ -93,9 +93,7 @@ class LiftSplat(BEVBackbone):
         preprocess: Preprocess | dict[str, Any] | None = None,
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        faults = [Fault(f"model.backbone.{k}", arguments.get(k), text) for k, text in self.check_config(arguments)]
-        if faults:
-            raise ConfigError(faults)
+        check_arguments("model.backbone", self.check_config, arguments)
         settings = self.resolve(arguments)
         size = pair(settings["image_size"])
         image = BACKBONES.build(_sized(settings["image_backbone"], size))

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-_SWIN = {"type": "TimmModel", "name": "swin_tiny_patch4_window7_224", "out_indices": [1, 2, 3]}
+_SWIN = {
+    "type": "TimmModel",
+    "name": "swin_tiny_patch4_window7_224",
+    "out_indices": [1, 2, 3],
+    "window_size": 7,
+}
 _COMMON: dict[str, Any] = {
     "z_slices": 1,
     "neck": "concat",

@@ -11,6 +11,7 @@ from perception.backbones.base import Backbone
 from perception.backbones.inflation import as_if_inflated, inflate
 from perception.backbones.timm_tools import (
     first_layer,
+    has_windows,
     layer_groups,
     mean_of_places,
     pooled_dims,
@@ -45,6 +46,8 @@ class TimmModel(Backbone):
         drop_path_rate: stochastic depth.
         preprocess: Preprocess record; ``None`` is the network's own statistics.
         out_indices: stages whose maps ``forward`` returns; negative ones count from the end.
+        window_size: side of the windows of attention in patches, for networks that have some; ``None`` lets them grow
+            with the image, so that their number stays. Public detectors keep those of the weights: 7 for Swin-T.
 
     Features of ``encode``: ``pooled`` what timm's classifier would get; ``gap`` mean over all places of the last map or
     over the patch tokens.
@@ -62,6 +65,7 @@ class TimmModel(Backbone):
         drop_path_rate: float = 0.0,
         preprocess: Preprocess | dict[str, Any] | None = None,
         out_indices: Sequence[int] = (-1,),
+        window_size: int | None = None,
     ) -> None:
         check_arguments("model.backbone", self.check_config, locals())
         import timm
@@ -71,7 +75,9 @@ class TimmModel(Backbone):
         if preprocess is None:
             preprocess = _own_record(trunk, image_size)
         super().__init__(preprocess)
-        set_image_size(trunk, self.preprocess.shape)  # type: ignore[attr-defined]
+        if window_size is not None and not has_windows(trunk):
+            raise ConfigError([Fault("model.backbone.window_size", window_size, f"{name} has no windows")])
+        set_image_size(trunk, self.preprocess.shape, window_size)  # type: ignore[attr-defined]
         use_fast_linear(trunk)
         self.trunk = trunk
         self.embed_dims = pooled_dims(trunk)
@@ -173,6 +179,8 @@ class TimmModel(Backbone):
         size, record = cfg["image_size"], cfg["preprocess"]
         if size is not None and min(pair(size)) < 1:
             yield "image_size", "must be positive"
+        if cfg["window_size"] is not None and cfg["window_size"] < 1:
+            yield "window_size", "must be a whole number of at least 1"
         if record is None:
             if cfg["in_channels"] != 3:
                 yield "preprocess", f"must be given for in_channels = {cfg['in_channels']}: the own record is for RGB"

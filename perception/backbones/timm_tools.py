@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from inspect import signature
 from typing import Any
 
 import torch
@@ -57,10 +58,11 @@ def mean_of_places(network: Any, features: Tensor) -> Tensor:
     return features.mean(dim=(1, 2) if last else (2, 3))
 
 
-def set_image_size(network: Any, size: tuple[int, int]) -> None:
+def set_image_size(network: Any, size: tuple[int, int], window_size: int | None = None) -> None:
     """Make a network for images of ``size``: where its parameters depend on it, they are resampled.
 
-    Plain vision transformers then also take any other size, and interpolate their positions to its grid.
+    Plain vision transformers then also take any other size, and interpolate their positions to its grid. Windows of
+    attention grow with the image unless ``window_size`` is given.
     """
     from timm.layers import Format, PatchEmbed
     from timm.models import VisionTransformer
@@ -68,10 +70,16 @@ def set_image_size(network: Any, size: tuple[int, int]) -> None:
     embed = getattr(network, "patch_embed", None)
     native = getattr(embed, "img_size", None)
     if hasattr(network, "set_input_size") and native is not None and tuple(native) != size:
-        network.set_input_size(img_size=size)
+        network.set_input_size(img_size=size, **({} if window_size is None else {"window_size": window_size}))
     if isinstance(network, VisionTransformer) and type(embed) is PatchEmbed and not network.dynamic_img_size:
         network.dynamic_img_size = True  # type: ignore[misc]  # final for scripting alone
         embed.strict_img_size, embed.flatten, embed.output_fmt = False, False, Format.NHWC
+
+
+def has_windows(network: Any) -> bool:
+    """Whether the attention of a network runs in windows whose size may be chosen."""
+    resize = getattr(network, "set_input_size", None)
+    return resize is not None and "window_size" in signature(resize).parameters
 
 
 def first_layer(network: Any) -> str | None:

@@ -77,7 +77,7 @@ def test_the_record_has_the_points_of_one_and_the_images_of_the_other():
     shared = dict(type="DrivingPreprocess", point_range=RANGE, image_size=(64, 96), intensity_scale=255.0)
     net = build(lidar=without(LIDAR, "preprocess"), preprocess=shared)
     assert net.lidar.preprocess == net.camera.preprocess == net.preprocess
-    with pytest.raises(ConfigError, match="stated twice"):
+    with pytest.raises(ConfigError, match="has a preprocess, and so has the fusion"):
         build(preprocess=shared)
 
 

@@ -140,3 +140,14 @@ def test_an_export_downloads_nothing_again_and_starts_more_bands(tmp_path):
     radar = build_backbone(dict(cfg, in_channels=2, preprocess=record, init_from=str(tmp_path / "export")))
     mean = backbone.trunk.conv1.weight.mean(dim=1)
     torch.testing.assert_close(radar.trunk.conv1.weight[:, 1], mean * 1.5)
+
+
+def test_windows_of_attention_stay_if_asked():
+    kept = TimmModel("swin_tiny_patch4_window7_224", image_size=(64, 96), window_size=7)
+    table = kept.trunk.layers[0].blocks[0].attn.relative_position_bias_table
+    assert table.shape[0] == 13 * 13  # 7 x 7 windows have offsets from -6 to 6
+    grown = TimmModel("swin_tiny_patch4_window7_224", image_size=(448, 448))
+    assert grown.trunk.layers[0].blocks[0].attn.relative_position_bias_table.shape[0] == 27 * 27
+    assert [m.shape[1:] for m in kept.eval()(torch.zeros(1, 3, 64, 96))] == [(768, 2, 3)]
+    with pytest.raises(ConfigError, match="resnet18 has no windows"):
+        build("resnet18", window_size=7)
