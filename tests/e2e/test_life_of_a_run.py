@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CASES = {
     "image": ("image/mae_vit-tiny_digits", "image/finetune_vit-tiny_digits"),
     "graph": ("graph/graphmae_gat_digits", None),
+    "remote sensing": ("remote_sensing/clip_tiny_land-cover", "remote_sensing/finetune_clip-tiny_land-cover"),
 }
+SHORTER = {"remote sensing": ["train_dataloader.dataset.count=128"]}
 SCRIPT = """
 import sys
 import numpy as np
@@ -37,7 +39,8 @@ np.save("rows.npy", backbone.embed(batch).numpy())
 def test_pretrain_probe_embed_export_load_finetune(modality, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     pretraining, tuning = CASES[modality]
-    assert main(["train", pretraining, "--set", "train_cfg.max_epochs=2"]) == 0
+    shorter = ["train_cfg.max_epochs=2", *SHORTER.get(modality, [])]
+    assert main(["train", pretraining, "--set", *shorter]) == 0
     run = Path("runs") / pretraining / "seed_0"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["epochs"] == 2
