@@ -153,6 +153,10 @@ class BEVFusion(BEVBackbone):
         branch = self.branches.get(head)
         return after if branch is None else branch.layer_id(rest) + after + 1 - branch.layer_count()
 
+    def describe(self) -> dict[str, str]:
+        """What a dry run prints."""
+        return {"fused map": f"{self.bev_channels} x {self.grid.ny} x {self.grid.nx} of {' and '.join(self.branches)}"}
+
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config (with defaults filled in) that would stop it from being built."""

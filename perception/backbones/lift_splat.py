@@ -221,6 +221,14 @@ class LiftSplat(BEVBackbone):
             return self.image.layer_id(name.removeprefix(_IMAGE))
         return self.image.layer_count() - 1
 
+    def describe(self) -> dict[str, str]:
+        """What a dry run prints."""
+        (height, width), (rows, columns) = self.view.frustum.image_size, self.view.frustum.feature_size
+        return {
+            "cameras": f"{height} x {width} pixels, {rows} x {columns} features, {self.view.frustum.num_depths} depths",
+            "map": f"{self.bev_channels} x {self.grid.ny} x {self.grid.nx}, cells of {self.grid.cell[0]:g} m",
+        }
+
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config (with defaults filled in) that would stop it from being built."""

@@ -71,7 +71,7 @@ class BEVResNet(nn.Module):
 
 
 def _enlarge(x: Tensor, like: Tensor) -> Tensor:
-    # Edges of the corner cells coincide, so that the map stays where it is in metres.
+    # Edges of the corner cells coincide, not their centres as in LSS: the map stays where it is in metres.
     return functional.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 

@@ -63,6 +63,8 @@ def test_both_maps_make_one(decoder):
     assert net.bev_channels == bev.shape[1] and net.embed(raw).shape == (2, net.embed_dims)
     bev.square().mean().backward()
     assert all(p.grad is not None for p in net.parameters())
+    assert net.describe() == {"fused map": f"{bev.shape[1]} x 16 x 16 of lidar and camera"}
+    assert net.camera.describe()["cameras"] == "64 x 96 pixels, 8 x 12 features, 19 depths"
     maps = net.branch_maps(batch)
     assert torch.equal(maps["lidar"], net.lidar.bev(batch)) and torch.equal(maps["camera"], net.camera.bev(batch))
     other = {**batch, "cams": batch["cams"] * 0.5}
