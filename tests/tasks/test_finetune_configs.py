@@ -9,7 +9,14 @@ import pytest
 from perception.config import list_configs, load_config, plain
 from perception.validation import validate_config
 
-PAIRS = {
+# Fine-tuning config -> the one whose backbone it starts from; of a fusion one for each branch.
+PAIRS: dict[str, str | dict[str, str]] = {
+    "driving/finetune_fusion_scenes": {
+        "lidar": "driving/prc_pillars_scenes",
+        "camera": "driving/rad_lift-splat_scenes",
+    },
+    "driving/finetune_lift-splat_scenes": "driving/rad_lift-splat_scenes",
+    "driving/finetune_pillars_scenes": "driving/prc_pillars_scenes",
     "graph/finetune_gat_cora": "graph/graphmae_gat_cora",
     "graph/finetune_gin_mutag": "graph/graphmae_gin_mutag",
     "image/finetune_vit-tiny_cifar-small": "image/mae_vit-tiny_cifar-small",
@@ -28,19 +35,28 @@ def test_every_fine_tuning_config_is_listed():
     assert {n for n in list_configs() if n.rpartition("/")[2].startswith("finetune_")} == set(PAIRS)
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_backbone_equals_the_one_that_is_pre_trained(name):
+def filled(backbone: dict) -> dict:
+    """The config of a backbone with defaults and the whole Preprocess record."""
     from perception.registry import BACKBONES, PREPROCESSES
     from perception.signatures import signature_of
 
-    filled = []
-    for config in (name, PAIRS[name]):
-        cfg = plain(load_config(config))["model"]["backbone"]
-        arguments = signature_of(BACKBONES.get(cfg["type"])).arguments
-        defaults = {key: plain(argument.default) for key, argument in arguments.items() if not argument.required}
-        record = plain(PREPROCESSES.build(cfg.pop("preprocess")).record())
-        filled.append({**{k: v for k, v in {**defaults, **cfg}.items() if k not in FREE}, "preprocess": record})
-    assert filled[0] == filled[1]
+    arguments = signature_of(BACKBONES.get(backbone["type"])).arguments
+    defaults = {key: plain(argument.default) for key, argument in arguments.items() if not argument.required}
+    found = {**{k: v for k, v in {**defaults, **backbone}.items() if k not in FREE}}
+    record = found.get("preprocess")
+    return {**found, "preprocess": plain(PREPROCESSES.build(dict(record)).record()) if record else None}
+
+
+def backbone_of(name: str) -> dict:
+    return plain(load_config(name))["model"]["backbone"]
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_backbone_equals_the_one_that_is_pre_trained(name):
+    own, others = backbone_of(name), PAIRS[name]
+    pairs = [(own, others)] if isinstance(others, str) else [(own[place], other) for place, other in others.items()]
+    for mine, other in pairs:
+        assert filled(mine) == filled(backbone_of(other))
 
 
 @pytest.mark.skipif("PERCEPTION_DATA" not in os.environ, reason="PERCEPTION_DATA is not set: data sets cannot be found")

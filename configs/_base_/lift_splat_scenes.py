@@ -1,0 +1,54 @@
+"""A small camera branch that learns from points of the embedded driving scenes: everything but how."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .runtime import *
+
+model = dict(
+    backbone=dict(
+        type="LiftSplat",
+        image_backbone=dict(type="ConvNet", widths=(32, 64, 96, 128), strides=(2, 2, 2, 2), out_indices=(2, 3)),
+        image_size=(64, 128),
+        neck="add",
+        neck_channels=64,
+        depth=(2.0, 34.0, 1.0),
+        point_range=(-32.0, -32.0, -3.0, 32.0, 32.0, 5.0),
+        cell=(1.0, 1.0),
+        context_channels=32,
+        encoder="lss",
+        out_channels=64,
+    )
+)
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=0,  # the scenes lie in memory
+    drop_last=True,
+    dataset=dict(
+        type="DrivingScenes",
+        split="train",
+        count=200,
+        transforms=[
+            dict(type="FindRegions", sensor_height=1.8),
+            dict(type="AugmentPoints", rotation=45.0, scale=(0.95, 1.05), translation=0.2, flip_x=0.5),
+        ],
+    ),
+)
+train_cfg = dict(type="TrainLoop", max_iters=400)
+optim_wrapper = dict(
+    type="AutocastOptimWrapper",
+    dtype="bfloat16",
+    constructor="LayerDecay",  # no decay of biases and norms
+    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.01),
+    clip_grad=35.0,
+)
+param_scheduler = dict(type="CosineWarmup", warmup_steps=20, min_lr=0.0, by_step=True)
+
+_places = [dict(type="QueryBoxes", background=6, min_height=0.3, extent=30.0)]
+evaluation = dict(
+    train=dict(type="DrivingScenes", split="train", count=60, transforms=_places),
+    val=dict(type="DrivingScenes", split="val", count=20, transforms=_places),
+    test=dict(type="DrivingScenes", split="test", count=60, transforms=_places),
+    batch_size=20,
+    protocols=dict(linear=dict(type="LinearLBFGS")),
+)

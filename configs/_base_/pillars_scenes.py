@@ -1,0 +1,35 @@
+"""A small pillar network on the embedded driving scenes: everything but what it is trained for."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .runtime import *
+
+model = dict(
+    backbone=dict(
+        type="PillarNet",
+        cell=(0.5, 0.5),
+        pillar_channels=(32,),
+        layers=(1, 1, 1),
+        channels=(32, 64, 64),
+        strides=(2, 2, 2),
+        scales=(1, 2, 4),
+        neck_channels=(32, 16, 16),  # 64 channels in cells of a metre
+        preprocess=dict(type="DrivingPreprocess", point_range=(-32.0, -32.0, -3.0, 32.0, 32.0, 5.0)),
+    )
+)
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=0,  # the scenes lie in memory
+    drop_last=True,
+    dataset=dict(type="DrivingScenes", split="train", cameras=False),
+)
+optim_wrapper = dict(
+    type="AutocastOptimWrapper",
+    dtype="bfloat16",
+    constructor="LayerDecay",  # no decay of biases and norms
+    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.01),
+    clip_grad=35.0,
+)
+param_scheduler = dict(type="CosineWarmup", warmup_steps=20, min_lr=0.0, by_step=True)
+custom_hooks = [dict(type="NormMomentum", momentum=0.1)]  # the published 0.01 needs thousands of steps
