@@ -12,7 +12,7 @@ from perception.config import load_config, plain
 from perception.engine.api import train
 from perception.evaluation.box_overlap import overlap_score
 from perception.evaluation.box_sets import BoxSet
-from perception.evaluation.corruption_runs import corruption_table, spoofing_rates
+from perception.evaluation.corruption_runs import corruption_table
 from perception.evaluation.driving_metrics import BEVDetectionMetric
 from perception.geometry.boxes import count_points
 from perception.registry import DATASETS, MODELS
@@ -73,5 +73,3 @@ def test_ten_frames_are_learned_by_heart_and_corruptions_cost(tmp_path):
     table = corruption_table(model, data, BEVDetectionMetric(nuscenes=False), "detection/bev_ap50")
     means = np.array(table.by_severity)
     assert (np.diff(means) < 0.005).all() and means[-1] < means[0] - 0.05, table.table()
-    rates = spoofing_rates(model, data)
-    assert 0 <= rates[60].rate <= rates[200].rate + 0.2
