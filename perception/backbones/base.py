@@ -128,6 +128,13 @@ class Backbone(nn.Module):
         """Rows and columns of the patches that images are cut into, by a config with defaults: sides are multiples."""
         return 1, 1
 
+    def log_values(self) -> dict[str, Tensor]:
+        """Scalars for the log about what was encoded since the last call, such as a share of the input left out.
+
+        No name may contain ``loss``.
+        """
+        return {}
+
     def layer_count(self) -> int:
         """Number of layer-decay groups between input (0) and head (``layer_count() - 1``)."""
         return 2

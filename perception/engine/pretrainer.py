@@ -44,13 +44,13 @@ class Pretrainer(PerceptionModel):
         self.balancer = build_balancer(balance)
 
     def forward(self, batch: Batch, mode: str = "loss") -> dict[str, Tensor]:  # type: ignore[override]
-        """Losses of every pretext on a preprocessed batch."""
+        """Losses of every pretext on a preprocessed batch, and what the backbone has for the log."""
         losses: dict[str, Tensor] = {}
         batch = with_memo(batch)  # a view that several pretexts look at is encoded once
         for name, pretext in self.pretexts.items():
             for key, value in pretext(self.backbone, batch).items():
                 losses[key if len(self.pretexts) == 1 else f"{name}.{key}"] = value
-        return losses
+        return {**losses, **self.backbone.log_values()}
 
     def combine(self, losses: dict[str, Tensor]) -> Tensor:
         """One scalar out of the named losses, by the balancer."""

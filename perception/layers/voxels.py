@@ -121,16 +121,16 @@ def _cells_of(points: Sequence[Tensor], grid: BEVGrid, layers: int) -> tuple[Ten
     """Points (P, F) on the grid, the number of the cell of each, int64 (P,), and the shape (nz, ny, nx)."""
     shape = (layers, grid.ny, grid.nx)
     whole = torch.cat(list(points))
-    xyz = whole[:, :3].detach()
-    low = xyz.new_tensor((grid.x[0], grid.y[0], grid.z[0]))
-    cell = xyz.new_tensor((*grid.cell, (grid.z[1] - grid.z[0]) / layers))
+    low = (grid.x[0], grid.y[0], grid.z[0])
+    size = (*grid.cell, (grid.z[1] - grid.z[0]) / layers)
     # (x - x_min) / c, not x / c - x_min / c: near the edges of cells floats tell the two apart.
-    place = (xyz - low).div_(cell).floor_()
-    inside = ((place >= 0) & (place < place.new_tensor(shape[::-1]))).all(1)
-    sizes = torch.tensor([len(p) for p in points])
-    sweep = torch.repeat_interleave(sizes).to(whole.device)[inside]
-    x, y, z = place[inside].long().unbind(1)
-    return whole[inside], ((sweep * shape[0] + z) * shape[1] + y) * shape[2] + x, shape
+    xyz = whole[:, :3].detach().t().contiguous()
+    x, y, z = ((values - first).div_(step).floor_() for values, first, step in zip(xyz, low, size, strict=True))
+    inside = (x >= 0) & (x < shape[2]) & (y >= 0) & (y < shape[1]) & (z >= 0) & (z < shape[0])
+    rows = inside.nonzero().squeeze(1)
+    sweep = torch.repeat_interleave(torch.tensor([len(p) for p in points])).to(whole.device)
+    x, y, z, sweep = (values.index_select(0, rows).long() for values in (x, y, z, sweep))
+    return whole.index_select(0, rows), ((sweep * shape[0] + z) * shape[1] + y) * shape[2] + x, shape
 
 
 def _places(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:

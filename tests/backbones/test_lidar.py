@@ -6,9 +6,11 @@ from lidar_models import RANGE, pillars, record, sweeps, voxels
 
 from perception.backbones.pillars import PillarNet
 from perception.backbones.voxelnet import VoxelNet
+from perception.engine.pretrainer import Pretrainer
 from perception.errors import CheckpointError, ConfigError, DataError
 from perception.exporting import build_backbone
 from perception.layers.voxels import dynamic_voxels
+from perception.pretext.base import Pretext
 
 KINDS = [pillars, voxels]
 HARD = dict(voxelisation="hard", max_points=2, max_voxels=(20, 40))
@@ -146,6 +148,26 @@ def test_what_max_voxels_leaves_out_is_warned_of_once_and_logged():
     torch.testing.assert_close(model.log_values()["dropped_voxels"], torch.tensor((len(grouped) - 40) / len(grouped)))
     pillars()(sweeps(300))
     assert pillars().log_values() == {}
+
+
+class Energy(Pretext):
+    """Any objective on a map."""
+
+    def forward(self, backbone, batch):
+        return {"loss": backbone.encode(batch).square().mean()}
+
+
+@pytest.mark.filterwarnings("ignore:max_voxels")
+def test_the_log_of_a_pre_training_has_the_shares_that_were_left_out():
+    found = {}
+    for options in ({}, HARD):
+        model = Pretrainer(pillars(**options), {"energy": Energy()}).train()
+        losses = model(*model.data_preprocessor(sweeps(300), True), mode="loss")
+        found[len(options)] = total, losses = model.parse_losses(losses)
+        assert torch.equal(total, losses["loss"])
+    assert set(found[0][1]) == {"loss"}
+    assert set(found[3][1]) == {"loss", "dropped_voxels", "dropped_points"}
+    assert found[3][1]["dropped_voxels"] > 0.5
 
 
 def test_layer_groups_go_from_points_to_neck():
