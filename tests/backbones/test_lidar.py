@@ -6,11 +6,13 @@ from lidar_models import RANGE, pillars, record, sweeps, voxels
 
 from perception.backbones.pillars import PillarNet
 from perception.backbones.voxelnet import VoxelNet
+from perception.config import load_config
 from perception.engine.pretrainer import Pretrainer
 from perception.errors import CheckpointError, ConfigError, DataError
-from perception.exporting import build_backbone
+from perception.exporting import build_backbone, export_public, load_backbone
 from perception.layers.voxels import dynamic_voxels
 from perception.pretext.base import Pretext
+from perception.validation import validate_config
 
 KINDS = [pillars, voxels]
 HARD = dict(voxelisation="hard", max_points=2, max_voxels=(20, 40))
@@ -192,6 +194,30 @@ def test_public_names_without_prefix_and_the_layout_of_spconv_2(build):
     assert set(adapted) - set(own) == {"bbox_head.conv_cls.weight"}
     assert all(torch.equal(adapted[k], v) for k, v in own.items())
     assert all(torch.equal(model.adapt_state(own)[k], v) for k, v in own.items())
+
+
+@pytest.mark.parametrize(("build", "kind"), [(pillars, "PillarNet"), (voxels, "VoxelNet")])
+def test_a_public_checkpoint_becomes_an_export(build, kind, tmp_path):
+    """Keys of a detector of LiDAR alone, its head among them, as mmdetection3d writes them."""
+    model = build().eval()
+    public = {key.removeprefix("pts_"): value for key, value in model.state_dict().items()}
+    file = tmp_path / "detector.pth"
+    torch.save({"state_dict": {**public, "bbox_head.conv_cls.weight": torch.zeros(1)}}, file)
+    plain = {k: v for k, v in model.settings.items() if k != "preprocess"}
+    config = {"model": {"backbone": {"type": kind, **plain, "preprocess": model.preprocess.record()}}}
+    count, left_out = export_public(file, config, tmp_path / "export")
+    assert count == len(model.state_dict()) and left_out == ["bbox_head.conv_cls.weight"]
+    again = load_backbone(tmp_path / "export")
+    torch.testing.assert_close(again.embed(sweeps(300)), model.embed(sweeps(300)))
+
+
+def test_validation_fills_in_defaults_and_names_the_nearest():
+    cfg = load_config("image/mae_vit-tiny_digits")
+    cfg.model.backbone = dict(type="PillarNet", preset="kity")
+    (fault,) = [f for f in validate_config(cfg) if "backbone" in f.path]
+    assert fault.path == "model.backbone.preset" and "nearest is 'kitti'" in str(fault)
+    cfg.model.backbone = dict(type="PillarNet", preset="kitti", cell=(0.32, 0.32), sparse=1)
+    assert [f.path for f in validate_config(cfg) if "backbone" in f.path] == ["model.backbone.sparse"]
 
 
 def test_weights_of_other_pillars_are_refused():
