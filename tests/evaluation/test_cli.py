@@ -154,6 +154,32 @@ def test_report_table_readme_and_pictures(runs, tmp_path, capsys):
     assert readme.read_text() == "no markers"
 
 
+def test_report_updates_the_lines_of_its_runs_alone(runs, tmp_path):
+    main(["probe", str(runs)])
+    old = [
+        "| run | figure | seeds | trained | untrained | chance | test samples | 95 % of one run |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| other | knn accuracy | 3 | 1.0 ± 0.0 | - | 0.1 | 7 | ± 3.0 |",
+        "| toy | long gone | 1 | 2.0 | - | - | 8 | - |",
+        "| toy | knn accuracy | 1 | 2.0 | - | - | 8 | - |",
+        "| third | knn accuracy | 1 | 3.0 | - | - | 9 | - |",
+    ]
+    readme = tmp_path / "README.md"
+    readme.write_text("\n".join((BEGIN, *old, "", "A note.", END)) + "\n")
+    for _ in range(2):  # twice is once
+        assert main(["report", str(runs), "--readme", str(readme), "--update", "--brief"]) == 0
+        lines = readme.read_text().splitlines()
+        assert (
+            lines[1] == "| run | figure | seeds | trained | untrained | chance | raw | test samples | 95 % of one run |"
+        )
+        named = [line.split(" | ")[0].strip("| ") for line in lines if line.startswith("|")][2:]
+        assert named == ["other", *["toy"] * named.count("toy"), "third"] and named.count("toy") >= 1
+        assert "| other | knn accuracy | 3 | 1.0 ± 0.0 | - | 0.1 | - | 7 | ± 3.0 |" in lines
+        assert "long gone" not in readme.read_text() and lines.count("A note.") == 1
+    protocols = [line.split(" | ")[1].split()[0] for line in lines if line.startswith("| toy")]
+    assert len(set(protocols)) == len(protocols)  # the headline of each
+
+
 def test_eval_repeats_the_test_of_the_run(tmp_path, capsys):
     folder = tmp_path / "seed_4"
     test = {"batch_size": 16, "dataset": {"type": "TinyVectors", "size": 50}}
