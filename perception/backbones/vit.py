@@ -6,21 +6,20 @@ MAE's fixed sin-cos table or learned; either is resampled when the input or a ch
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from perception.backbones.base import Backbone
-from perception.errors import ConfigError, Fault, check_arguments, nearest
+from perception.backbones.token_encoder import TokenEncoder, trunk_faults, whole_number_faults
+from perception.errors import check_arguments
 from perception.layers.linear import linear
 from perception.layers.patches import patchify, take_tokens
 from perception.layers.positions import guess_grid, resample_positions, sincos_2d
-from perception.layers.transformer import LAYER_NORM_EPS, Block, init_transformer
+from perception.layers.transformer import init_transformer
 from perception.registry import BACKBONES
-from perception.transforms.preprocess import Batch, Preprocess
+from perception.transforms.preprocess import Preprocess
 
 POSITIONS = ("sincos", "learned")
 
@@ -51,7 +50,7 @@ class PatchEmbed(nn.Module):
 
 
 @BACKBONES.register_module()
-class ViT(Backbone):
+class ViT(TokenEncoder):
     """Plain vision transformer.
 
     Args:
@@ -103,8 +102,6 @@ class ViT(Backbone):
         self.image_size, self.patch_size = pair(image_size), pair(patch_size)
         self.grid = (self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1])
         self.in_channels = in_channels
-        self.embed_dims = embed_dim
-        self.depth = depth
         self.out_indices = tuple(sorted(i % depth for i in out_indices))
         self.strides = (self.patch_size[0],) * len(self.out_indices)
         self.prefix_tokens = int(class_token)
@@ -119,11 +116,7 @@ class ViT(Backbone):
             tokens = self.prefix_tokens + self.num_patches
             self.pos_embed = nn.Parameter(torch.randn(1, tokens, embed_dim) * 0.02)
         self.pos_drop = nn.Dropout(drop_rate)
-        rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, drop_path_rate=rate) for rate in rates
-        )
-        self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.build_trunk(embed_dim, depth, num_heads, mlp_ratio, qkv_bias, drop_rate, drop_path_rate)
         self.blocks.apply(init_transformer)
 
     @property
@@ -153,81 +146,11 @@ class ViT(Backbone):
             patches = torch.cat([cls, patches], dim=1)
         return self.pos_drop(patches)
 
-    def forward_tokens(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Tokens after the final norm.
-
-        Args:
-            x: (B, C, H, W) preprocessed images.
-            keep: (B, K) row-major ids of the patches to encode; the rest is never computed. ``None`` encodes all.
-
-        Returns:
-            (B, P + K, D): class token first (P = 1 with one), then the patches in the order of ``keep``.
-        """
-        tokens = self.tokens(x, keep)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.norm(tokens)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, C, H, W) -> maps (B, D, H / p, W / q) at ``out_indices``."""
-        rows, columns = self.grid_of(x)
-        tokens = self.tokens(x)
-        maps = []
-        for index, block in enumerate(self.blocks[: self.out_indices[-1] + 1]):
-            tokens = block(tokens)
-            if index in self.out_indices:
-                normed = self.norm(tokens) if index == self.depth - 1 else tokens
-                patches = normed[:, self.prefix_tokens :]
-                maps.append(patches.transpose(1, 2).reshape(len(x), self.embed_dims, rows, columns))
-        return tuple(maps)
-
-    @classmethod
-    def feature_choices(cls) -> tuple[str, ...]:
-        """Pooled features; ``block-k`` stands for any block k from 0."""
-        return ("gap", "cls", "norm-gap", "block-k")
-
-    def encode(self, batch: Batch, feature: str | None = None) -> Tensor:
-        """Pooled embedding (B, D) of ``batch['image']`` (B, C, H, W); see the class for the features."""
-        feature = feature or self.feature_choices()[0]
-        last = self._last_block(feature)
-        tokens = self.tokens(batch[self.modality])
-        for block in self.blocks[: last + 1]:
-            tokens = block(tokens)
-        if feature == "gap":
-            return self.norm(tokens)[:, self.prefix_tokens :].mean(dim=1)
-        if feature == "cls":
-            return self.norm(tokens[:, 0])
-        pooled = tokens[:, self.prefix_tokens :].mean(dim=1)
-        return self.norm(pooled) if feature == "norm-gap" else pooled
-
-    def _last_block(self, feature: str) -> int:
-        """Index of the last block that ``feature`` needs."""
-        match = re.fullmatch(r"block-(\d+)", feature)
-        if match and int(match[1]) < self.depth:
-            return int(match[1])
-        known = ["gap", "cls", "norm-gap"] if self.prefix_tokens else ["gap", "norm-gap"]
-        known += [f"block-{i}" for i in range(self.depth)]
-        if feature not in known:
-            text = f"not a feature of this encoder of {self.depth} blocks; it has {', '.join(known)}"
-            raise ConfigError([Fault("feature", feature, text, nearest(feature, known))])
-        return self.depth - 1
-
     def describe(self) -> dict[str, str]:
         """Sizes that a dry run prints."""
         rows, columns = self.grid
         extra = f" + {self.prefix_tokens}" if self.prefix_tokens else ""
         return {"tokens": f"{rows} x {columns}{extra} = {self.prefix_tokens + self.num_patches}"}
-
-    def layer_count(self) -> int:
-        """Embeddings 0, block k is k + 1, then the final norm and the head."""
-        return self.depth + 2
-
-    def layer_id(self, name: str) -> int:
-        """Layer-decay group of a parameter."""
-        if name.startswith(("cls_token", "pos_embed", "patch_embed.")):
-            return 0
-        match = re.match(r"blocks\.(\d+)\.", name)
-        return int(match[1]) + 1 if match else self.depth + 1
 
     def adapt_state(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Resample the positions in ``state`` to this grid; everything else is passed on."""
@@ -265,28 +188,17 @@ class ViT(Backbone):
             if min(sizes[key]) < 1:
                 yield key, "must be positive"
                 del sizes[key]
-        for key in ("in_channels", "embed_dim", "depth", "num_heads"):
-            if not isinstance(cfg[key], int) or cfg[key] < 1:
-                yield key, "must be a whole number of at least 1"
-                return
+        unusable = list(whole_number_faults(cfg, ("in_channels", "embed_dim", "depth", "num_heads")))
+        if unusable:
+            yield from unusable
+            return
         if len(sizes) == 2 and any(s % p for s, p in zip(sizes["image_size"], sizes["patch_size"], strict=True)):
             yield "image_size", f"is not divisible by patch_size = {cfg['patch_size']!r}"
-        if cfg["embed_dim"] % cfg["num_heads"]:
-            fits = [h for h in range(1, cfg["embed_dim"] + 1) if cfg["embed_dim"] % h == 0]
-            near = min(fits, key=lambda h: (abs(h - cfg["num_heads"]), h))
-            yield "num_heads", f"does not divide embed_dim = {cfg['embed_dim']}; {near} would"
         if cfg["position"] not in POSITIONS:
             yield "position", f"must be one of {', '.join(POSITIONS)}"
         elif cfg["position"] == "sincos" and cfg["embed_dim"] % 4:
             yield "embed_dim", "must be a multiple of 4 for position='sincos'"
-        if not (isinstance(cfg["mlp_ratio"], (int, float)) and cfg["mlp_ratio"] > 0):
-            yield "mlp_ratio", "must be positive"
-        for key in ("drop_rate", "drop_path_rate"):
-            if not (isinstance(cfg[key], (int, float)) and 0 <= cfg[key] < 1):
-                yield key, "must lie in [0, 1)"
-        indices = cfg["out_indices"]
-        if not indices or any(not -cfg["depth"] <= i < cfg["depth"] for i in indices):
-            yield "out_indices", f"must name blocks between {-cfg['depth']} and {cfg['depth'] - 1}"
+        yield from trunk_faults(cfg)
         yield from _check_record(cfg, sizes.get("image_size"))
 
 

@@ -41,16 +41,19 @@ class Attention(nn.Module):
     Args:
         dim: width D.
         num_heads: heads; must divide ``dim``.
-        qkv_bias: bias of the query, key and value projection.
+        qkv_bias: bias of the query, key and value projection; ``'qv'`` learns ``q_bias`` and ``v_bias`` and leaves the
+            key's at zero (BEiT, VideoMAE).
         drop_rate: dropout after the output projection.
     """
 
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, drop_rate: float = 0.0) -> None:
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool | str = True, drop_rate: float = 0.0) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"num_heads = {num_heads} does not divide dim = {dim}")
         self.num_heads = num_heads
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias is True)
+        self.q_bias = nn.Parameter(torch.zeros(dim)) if qkv_bias == "qv" else None
+        self.v_bias = nn.Parameter(torch.zeros(dim)) if qkv_bias == "qv" else None
         self.proj = Linear(dim, dim)
         self.drop = nn.Dropout(drop_rate)
 
@@ -58,16 +61,23 @@ class Attention(nn.Module):
         """Attend from all tokens, or from the ``last`` ones only, to all tokens: (B, N, D) -> (B, N or last, D)."""
         batch, length, dim = x.shape
         heads = self.num_heads
+        weight, bias = self.qkv.weight, self._bias()
         if last is None:
-            q, k, v = self.qkv(x).view(batch, length, 3, heads, dim // heads).permute(2, 0, 3, 1, 4).unbind(0)
+            q, k, v = (
+                linear(x, weight, bias).view(batch, length, 3, heads, dim // heads).permute(2, 0, 3, 1, 4).unbind(0)
+            )
         else:
-            weight, bias = self.qkv.weight, self.qkv.bias
             q = linear(x[:, length - last :], weight[:dim], None if bias is None else bias[:dim])
             q = q.view(batch, last, heads, dim // heads).transpose(1, 2)
             kv = linear(x, weight[dim:], None if bias is None else bias[dim:])
             k, v = kv.view(batch, length, 2, heads, dim // heads).permute(2, 0, 3, 1, 4).unbind(0)
         x = attend(q, k, v).transpose(1, 2).reshape(batch, -1, dim)
         return self.drop(self.proj(x))
+
+    def _bias(self) -> Tensor | None:
+        if self.q_bias is None or self.v_bias is None:
+            return self.qkv.bias
+        return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
 
 
 class Mlp(nn.Module):
@@ -91,7 +101,7 @@ class Block(nn.Module):
         dim: width D.
         num_heads: attention heads.
         mlp_ratio: width of the hidden layer of the MLP over ``dim``.
-        qkv_bias: bias of the query, key and value projection.
+        qkv_bias: bias of the query, key and value projection; see ``Attention``.
         drop_rate: dropout after the attention projection and in the MLP.
         drop_path_rate: probability of dropping each residual branch of a sample.
     """
@@ -101,7 +111,7 @@ class Block(nn.Module):
         dim: int,
         num_heads: int,
         mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
+        qkv_bias: bool | str = True,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
