@@ -87,8 +87,8 @@ class Backbone(nn.Module):
         memo.update((id(part), None) for part in self.unused_parts())
         return deepcopy(self, memo)
 
-    def unused_parts(self) -> list[nn.Module | nn.Parameter]:
-        """The modules and parameters that ``unused_by_encode`` names, those that there are."""
+    def unused_parts(self, feature: str | None = None) -> list[nn.Module | nn.Parameter]:
+        """Modules and parameters that ``encode`` never reads for ``feature``: what ``unused_by_encode`` names here."""
         found = (getattr(self, name, None) for name in self.unused_by_encode)
         return [part for part in found if part is not None]
 

@@ -124,6 +124,17 @@ class TokenEncoder(Backbone):
             raise ConfigError([Fault("feature", feature, text, nearest(feature, known))])
         return self.depth - 1
 
+    def unused_parts(self, feature: str | None = None) -> list[nn.Module | nn.Parameter]:
+        """What the pooled feature does not pass: later blocks, and the final norm where it is read before it."""
+        if feature is None or self.has_final_norm(feature):
+            return []
+        return [*self.blocks[self.last_block(feature) + 1 :], self.norm]
+
+    @staticmethod
+    def has_final_norm(feature: str) -> bool:
+        """Whether a pooled feature has passed the final norm."""
+        return feature in ("gap", "cls", "norm-gap")
+
     def layer_count(self) -> int:
         """Embeddings 0, block k is k + 1, then the final norm and the head."""
         return self.depth + 2

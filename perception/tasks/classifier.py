@@ -72,7 +72,8 @@ class Classifier(PerceptionModel):
         self.head = nn.Linear(width, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=init_std)
         nn.init.zeros_(self.head.bias)
-        for part in built.unused_parts():  # they stay as they are, and several ranks need not wait for their gradients
+        # They stay as they are, and several ranks need not wait for their gradients.
+        for part in built.unused_parts(feature):
             part.requires_grad_(False)
         if frozen:
             self.backbone.requires_grad_(False).eval()
