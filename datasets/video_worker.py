@@ -1,0 +1,107 @@
+"""The process in which video files are decoded: requests on standard input, frames on standard output.
+
+A message is four bytes of length, a JSON text of that length and, with frames, their bytes. ``video_decode`` starts
+this with ``python -m`` and ends it when it takes too long.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from perception.datasets.video_backends import Reader, open_reader
+from perception.errors import DataError
+
+LENGTH = struct.Struct("<I")
+
+
+class Worker:
+    """Answers requests and keeps the last file open, since a file's frames are asked for after its length."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, str] | None = None
+        self._reader: Reader | None = None
+
+    def answer(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes | memoryview]:
+        """Head and body of the answer to a request."""
+        try:
+            reader = self._open(request["backend"], request["path"])
+            if request["task"] == "verify":
+                return asdict(reader.verify()), b""
+            frames = np.ascontiguousarray(reader.read(np.asarray(request["indices"], dtype=np.int64)))
+            if request["short_side"] is not None:
+                frames = scale_short_side(frames, request["short_side"])
+        except DataError as error:
+            self._key = self._reader = None  # a reader that has failed once may give anything afterwards
+            return {"error": str(error)}, b""
+        return {"shape": frames.shape}, frames.data
+
+    def _open(self, backend: str, path: str) -> Reader:
+        if self._reader is None or self._key != (backend, path):
+            self._key = self._reader = None  # the old file is closed first
+            self._reader = open_reader(backend, path)
+            self._key = (backend, path)
+        return self._reader
+
+
+def scale_short_side(frames: np.ndarray, size: int) -> np.ndarray:
+    """Frames (n, H, W, 3) uint8 with their shorter side scaled to ``size``, aspect kept.
+
+    Scaling down averages over the area that a pixel covers, scaling up is bilinear.
+    """
+    import cv2
+
+    height, width = frames.shape[1:3]
+    if min(height, width) == size:
+        return frames
+    factor = size / min(height, width)
+    rows, columns = max(round(height * factor), size), max(round(width * factor), size)
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(frame, (columns, rows), interpolation=method) for frame in frames])
+
+
+def send(pipe: BinaryIO, head: Mapping[str, Any], body: bytes | memoryview = b"") -> None:
+    """Write one message."""
+    text = json.dumps(head).encode()
+    pipe.write(LENGTH.pack(len(text)) + text)
+    pipe.write(body)
+    pipe.flush()
+
+
+def leave_with_parent() -> None:
+    """End this process soon after the one that started it, even if a decoder spins."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(2.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> None:
+    """Answer until standard input ends. What libraries print goes nowhere: it would mix with the frames."""
+    leave_with_parent()
+    out = os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    worker = Worker()
+    requests = sys.stdin.buffer
+    while len(head := requests.read(LENGTH.size)) == LENGTH.size:
+        text = requests.read(LENGTH.unpack(head)[0])
+        send(out, *worker.answer(json.loads(text)))
+
+
+if __name__ == "__main__":
+    main()
