@@ -17,7 +17,6 @@ model = dict(
     classes=_classes,
     width=32,
     peak=1,  # pedestrians stand closer than the cells of 0.64 m can tell peaks apart; suppression sorts them out
-    norm_momentum=0.1,  # 200 steps are too few for the 0.01 of published networks
     backbone=dict(
         type="PillarNet",
         cell=(0.32, 0.32),
@@ -48,3 +47,4 @@ optim_wrapper = dict(
     type="AutocastOptimWrapper", optimizer=dict(type="AdamW", lr=4e-3, weight_decay=0.01), clip_grad=35.0
 )
 param_scheduler = dict(type="CosineWarmup", warmup_steps=20)
+custom_hooks = [dict(type="NormMomentum")]  # 200 steps are too few for the 0.01 of published networks

@@ -41,7 +41,6 @@ class BEVDetector(BEVTask):
         top: cells of a group that are looked at.
         keep: most boxes of a group and sample.
         frozen: keep the backbone in eval mode and without gradients, whatever ``.train()`` is told.
-        norm_momentum: of the backbone's running statistics; see ``BEVTask``.
     """
 
     def __init__(
@@ -64,10 +63,9 @@ class BEVDetector(BEVTask):
         top: int = 500,
         keep: int = 83,
         frozen: bool = False,
-        norm_momentum: float | None = None,
     ) -> None:
         check_arguments("model", self.check_config, locals())
-        super().__init__(backbone, frozen, norm_momentum)
+        super().__init__(backbone, frozen)
         self.classes = tuple(classes)
         self.data_preprocessor = BoxCheck(self.backbone.preprocess, self.classes)
         shared = PRESETS[preset]

@@ -74,7 +74,6 @@ class BEVSegmenter(BEVTask):
         width: channels of the head; None for those of the backbone's map.
         gamma: of the focal loss.
         frozen: keep the backbone in eval mode and without gradients, whatever ``.train()`` is told.
-        norm_momentum: of the backbone's running statistics; see ``BEVTask``.
     """
 
     def __init__(
@@ -86,10 +85,9 @@ class BEVSegmenter(BEVTask):
         width: int | None = None,
         gamma: float = 2.0,
         frozen: bool = False,
-        norm_momentum: float | None = None,
     ) -> None:
         check_arguments("model", self.check_config, locals())
-        super().__init__(backbone, frozen, norm_momentum)
+        super().__init__(backbone, frozen)
         self.classes = tuple(classes)
         self.gamma = gamma
         source, target = self.backbone.grid, BEVGrid.from_range(point_range, cell)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from perception.backbones.bev_base import BEVBackbone
 from perception.registry import BACKBONES
@@ -20,22 +20,15 @@ class BEVTask(PerceptionModel):
     Args:
         backbone: config or instance of a ``BEVBackbone``; ``init_from`` in its config starts from a pre-training run.
         frozen: keep the backbone in eval mode and without gradients, whatever ``.train()`` is told.
-        norm_momentum: of the running statistics of the backbone's batch norms; None keeps the backbone's. Published
-            LiDAR networks have 0.01, with which statistics settle after some 500 steps: short runs need more.
     """
 
     backbone: BEVBackbone
 
-    def __init__(
-        self, backbone: BEVBackbone | dict[str, Any], frozen: bool, norm_momentum: float | None = None
-    ) -> None:
+    def __init__(self, backbone: BEVBackbone | dict[str, Any], frozen: bool) -> None:
         built = backbone if isinstance(backbone, BEVBackbone) else BACKBONES.build(dict(backbone))
         super().__init__(built.preprocess)
         self.backbone = built
         self.frozen = frozen
-        for module in self.backbone.modules() if norm_momentum is not None else ():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.momentum = norm_momentum
         if frozen:
             self.backbone.requires_grad_(False).eval()
 
@@ -70,5 +63,3 @@ def task_faults(cfg: dict[str, Any]) -> Iterator[tuple[str, str]]:
         kind = BACKBONES.get(backbone["type"]) if "type" in backbone else None  # whoever looks up types names those
     if kind is not None and not issubclass(kind, BEVBackbone):
         yield "backbone", f"needs a backbone with a bird's-eye-view map, not {kind.__name__}"
-    if cfg["norm_momentum"] is not None and not 0 < cfg["norm_momentum"] <= 1:
-        yield "norm_momentum", "must lie in (0, 1]"

@@ -279,7 +279,6 @@ def config(**changed):
         ("keep", 0),
         ("roots", "square"),
         ("min_radius", -1),
-        ("norm_momentum", 0.0),
         ("backbone", {"type": "ConvNet"}),
     ],
 )
@@ -306,10 +305,3 @@ def test_a_backbone_starts_from_the_weights_of_a_run(tmp_path):
     torch.save({"state_dict": {**state, "bbox_head.other": torch.zeros(3)}}, tmp_path / "run.pth")
     model = detector(backbone={"type": "TinyBEV", "init_from": str(tmp_path / "run.pth")}, frozen=True)
     assert (model.backbone.body[0].weight == 0.5).all()
-
-
-def test_statistics_of_short_runs_can_follow_faster():
-    assert detector().backbone.body[1].momentum == 0.1
-    model = detector(norm_momentum=0.5)
-    assert model.backbone.body[1].momentum == 0.5
-    assert model.bbox_head.shared_conv.bn.momentum == 0.1
