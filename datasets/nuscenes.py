@@ -9,7 +9,7 @@ import numpy as np
 
 from perception.datasets.base import data_root
 from perception.datasets.driving import CameraView, DrivingDataset, DrivingFrame, keep_whole, read_sweep
-from perception.datasets.nuscenes_tables import VERSIONS, NuScenesTables, scenes_of_split
+from perception.datasets.nuscenes_tables import VERSIONS, NuScenesTables, scenes_of_split, some_scenes
 from perception.errors import ConfigError, Fault, not_among
 from perception.geometry.boxes import transform_boxes
 from perception.geometry.transforms import invert, transform_points
@@ -67,6 +67,9 @@ class NuScenes(DrivingDataset):
     Args:
         split: ``train``, ``val`` or ``test`` of ``v1.0-trainval`` and ``v1.0-test``, ``mini_train``, ``mini_val``,
             ``all``, or a list of scene names.
+        fraction: share of the scenes that is taken, drawn by ``fraction_seed``, for training with few labels. Whole
+            scenes, because frames drawn one by one would give every share nearly the diversity of the whole.
+        fraction_seed: another one draws other scenes; a smaller fraction of one seed is part of a larger one.
         version: folder of the tables.
         sweeps: number of past sweeps that are added; at the start of a scene there are fewer.
         views: cameras, in the order of the batch.
@@ -79,11 +82,16 @@ class NuScenes(DrivingDataset):
         root: folder that holds ``samples``, ``sweeps`` and the tables; None is ``$PERCEPTION_DATA/nuscenes``.
         transforms: see ``Dataset``.
         seed: see ``Dataset``.
+
+    Attributes:
+        scenes: names of the scenes.
     """
 
     def __init__(
         self,
         split: str | Sequence[str] = "train",
+        fraction: float = 1.0,
+        fraction_seed: int = 0,
         version: str = "v1.0-trainval",
         sweeps: int = 9,
         views: Sequence[str] = CAMERAS,
@@ -99,14 +107,16 @@ class NuScenes(DrivingDataset):
     ) -> None:
         super().__init__(classes, lidar, cameras, image_size, transforms, seed)
         given = {"version": version, "sweeps": sweeps, "views": views, "classes": classes, "on_missing": on_missing}
-        faults = [Fault(key, given.get(key), text) for key, text in self._faults({**given, "image_size": image_size})]
+        given |= {"image_size": image_size, "fraction": fraction}
+        faults = [Fault(key, given.get(key), text) for key, text in self._faults(given)]
         if faults:
             raise ConfigError(faults, "NuScenes")
         self.root = data_root(root, AREA, HINT)
         self.sweeps, self.views = sweeps, tuple(views)
         needed = ("LIDAR_TOP", *(self.views if cameras else ()))
         self.tables = NuScenesTables(self.root / version, needed, HINT)
-        samples = self.tables.samples_of(scenes_of_split(split, version, self.tables.scenes))
+        self.scenes = some_scenes(scenes_of_split(split, version, self.tables.scenes), fraction, fraction_seed)
+        samples = self.tables.samples_of(self.scenes)
         self.tokens = keep_whole(samples, self._missing(samples, needed), on_missing, "NuScenes")
         self._boxes = {token: self._labels_of(token, valid_only) for token in self.tokens}
         self.report_ignored()
@@ -181,6 +191,8 @@ class NuScenes(DrivingDataset):
                     yield key, f"{name!r} is {not_among(name, known)}"
         if cfg["sweeps"] < 0:
             yield "sweeps", "must not be negative"
+        if not 0 < cfg["fraction"] <= 1:
+            yield "fraction", "must lie in (0, 1]"
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:

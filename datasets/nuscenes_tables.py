@@ -102,6 +102,13 @@ def scenes_of_split(split: str | Sequence[str], version: str, scenes: Sequence[s
     return [name for name in scenes if (name in chosen) != (split == "train")]
 
 
+def some_scenes(scenes: Sequence[str], fraction: float, seed: int) -> list[str]:
+    """A share of ``scenes`` in their order, at least one: the first ones of a permutation drawn by ``seed``."""
+    count = max(1, round(len(scenes) * fraction)) if scenes else 0
+    chosen = np.random.default_rng(seed).permutation(len(scenes))[:count]
+    return [scenes[i] for i in sorted(chosen)]
+
+
 @dataclass(frozen=True)
 class SensorRecord:
     """A file of a sensor.

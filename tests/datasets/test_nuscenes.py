@@ -8,7 +8,7 @@ import pytest
 
 from perception.datasets.nuscenes import CAMERAS, NuScenes
 from perception.datasets.nuscenes_frame import NuScenesFrame
-from perception.datasets.nuscenes_tables import scene_numbers, scenes_of_split
+from perception.datasets.nuscenes_tables import scene_numbers, scenes_of_split, some_scenes
 from perception.errors import ConfigError, DataError
 from perception.geometry.boxes import count_points
 from perception.geometry.consistency import check_rig
@@ -214,7 +214,15 @@ def test_configs_are_checked(tmp_path):
     write(tmp_path)
 
     def faults(**change):
-        cfg = dict(split="mini_train", version=VERSION, sweeps=9, views=CAMERAS, classes=("car",), root=str(tmp_path))
+        cfg = dict(
+            split="mini_train",
+            version=VERSION,
+            sweeps=9,
+            fraction=1.0,
+            views=CAMERAS,
+            classes=("car",),
+            root=str(tmp_path),
+        )
         return dict(NuScenes.check_config(cfg | change))
 
     assert faults() == {}
@@ -238,6 +246,15 @@ def test_official_splits():
     assert scenes_of_split("mini_val", "v1.0-mini", mini) == ["scene-0103", "scene-0916"]
     assert len(scenes_of_split("mini_train", "v1.0-mini", mini)) == 8
     assert scene_numbers("3 12-14") == ["scene-0003", "scene-0012", "scene-0013", "scene-0014"]
+
+
+def test_shares_of_scenes_are_nested_and_repeat():
+    names = scene_numbers("1-100")
+    tenth, half = some_scenes(names, 0.1, 0), some_scenes(names, 0.5, 0)
+    assert len(tenth) == 10 and set(tenth) < set(half) and tenth == some_scenes(names, 0.1, 0)
+    assert tenth != some_scenes(names, 0.1, 1) and half == sorted(half)
+    assert some_scenes(names, 1.0, 3) == names and len(some_scenes(names, 0.001, 0)) == 1
+    assert some_scenes([], 0.5, 0) == []
 
 
 @needs_data
