@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from perception.errors import DataError, not_among
+from perception.errors import DataError, check_arguments, not_among
 from perception.registry import TRANSFORMS
 from perception.transforms.base import Transform
 from perception.transforms.preprocess import Batch
@@ -110,3 +110,44 @@ class PickCaption(Transform):
             yield "p_en", "has no meaning without mode='english'"
         if cfg["languages"] is not None and len(cfg["languages"]) == 0:
             yield "languages", "must name at least one language; None takes all"
+
+
+@TRANSFORMS.register_module()
+class DropWords(Transform):
+    """Leaves words out of ``text`` at random, at least one stays.
+
+    Random deletion of "EDA: Easy Data Augmentation Techniques for Boosting Performance on Text Classification Tasks",
+    Wei and Zou, 2019. A dual encoder trained on whole sentences meets a class name in a short prompt for the first time
+    at the test; with words left out it has seen short texts.
+
+    Args:
+        share: largest share of the words that are left out; the share of a text is uniform in [0, share].
+    """
+
+    def __init__(self, share: float = 0.5) -> None:
+        check_arguments("transforms.DropWords", self.check_config, locals())
+        self.share = share
+
+    def __call__(self, batch: Batch, random: SampleRandom) -> Batch:
+        """RAW batch with ``text`` (list of B) -> RAW batch.
+
+        Raises:
+            DataError: no text was chosen yet.
+        """
+        if "text" not in batch:
+            raise DataError("DropWords needs 'text': put it behind PickCaption")
+        shares = random.uniform(0.0, self.share)
+        streams = random.streams(1)
+        kept = []
+        for i, text in enumerate(batch["text"]):
+            words = text.split()
+            draws = streams.generator(i).random(len(words))
+            stay = draws >= min(shares[i], draws.max(initial=0.0))  # the largest draw always stays
+            kept.append(" ".join(word for word, s in zip(words, stay, strict=True) if s))
+        return {**batch, "text": kept}
+
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        """A share in [0, 1)."""
+        if not 0 <= cfg["share"] < 1:
+            yield "share", "must lie in [0, 1)"

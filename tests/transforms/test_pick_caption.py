@@ -3,9 +3,9 @@ import collections
 import numpy as np
 import pytest
 
-from perception.errors import DataError
+from perception.errors import ConfigError, DataError
 from perception.registry import TRANSFORMS
-from perception.transforms.captions import PickCaption, apply_text_form
+from perception.transforms.captions import DropWords, PickCaption, apply_text_form
 from perception.transforms.randomness import SampleRandom
 
 FOUR = [("en", "one"), ("en", "two"), ("en", "three"), ("de", "eins")]
@@ -86,3 +86,31 @@ def test_text_forms_of_the_protocols(form, expected):
     assert apply_text_form("Many Planes are in an Airport .", form) == expected
     if form in ("no_stop", "spaced_stop"):
         assert apply_text_form("Many Planes are in an Airport", form) == expected
+
+
+def test_words_are_left_out_at_the_stated_rate():
+    """The share of a text is uniform in [0, 0.6], so 30 % of the words go; their order stays; one word always does."""
+    words = [f"w{i}" for i in range(20)]
+    text = DropWords(0.6)({"text": [" ".join(words)] * 2000}, SampleRandom(0, 0, np.arange(2000)))["text"]
+    kept = [t.split() for t in text]
+    assert np.mean([1 - len(k) / 20 for k in kept]) == pytest.approx(0.3, abs=0.01)
+    assert all(k == sorted(k, key=words.index) for k in kept)
+    counts = collections.Counter(word for k in kept for word in k)
+    assert min(counts.values()) > 1300 and max(counts.values()) < 1500  # every place alike
+    one = DropWords(0.99)({"text": ["forest"] * 500, "index": None}, SampleRandom(0, 0, np.arange(500)))
+    assert one["text"] == ["forest"] * 500
+    assert DropWords(0.0)({"text": ["a b  c"]}, SampleRandom(0, 0, np.arange(1)))["text"] == ["a b c"]
+
+
+def test_words_left_out_are_those_of_the_sample():
+    def drop(indices):
+        return DropWords(0.8)({"text": ["a b c d e f g h"] * len(indices)}, SampleRandom(1, 2, np.array(indices)))
+
+    assert drop([3, 5])["text"] == [drop([3])["text"][0], drop([5])["text"][0]]
+
+
+def test_words_need_a_text():
+    with pytest.raises(DataError, match="behind PickCaption"):
+        DropWords()({"captions": []}, SampleRandom(0, 0, np.arange(0)))
+    with pytest.raises(ConfigError, match="share"):
+        DropWords(1.0)
