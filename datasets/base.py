@@ -50,12 +50,15 @@ class Dataset(TorchDataset):
         classes: class names in label order, empty without labels.
         full_batch: True where one batch is the whole data set (a node-level graph).
         captioned: True where ``fetch`` gives ``captions``.
+        repeats: samples that a batch gets of every index, drawn independently, one pass over the indices after the
+            other; more than one clip of a video that has been decoded, for instance.
     """
 
     modality: ClassVar[str]
     classes: tuple[str, ...] = ()
     full_batch: ClassVar[bool] = False
     captioned: ClassVar[bool] = False
+    repeats: int = 1
 
     def __init__(self, transforms: Sequence[Transform | dict[str, Any]] = (), seed: int = 0) -> None:
         self.seed = seed
@@ -71,7 +74,19 @@ class Dataset(TorchDataset):
     def __getitems__(self, keys: Sequence[int]) -> Batch:
         indices = np.fromiter((int(k) for k in keys), dtype=np.int64, count=len(keys))
         epoch = keys[0].epoch if isinstance(keys[0], SampleKey) else 0
-        return self.transform(self.fetch(indices), SampleRandom(self.seed, epoch, indices))
+        random = SampleRandom(self.seed, epoch, indices)
+        if self.repeats > 1:
+            indices, random = np.tile(indices, self.repeats), random.streams(self.repeats)
+        return self.transform(self.draw(indices, random), random)
+
+    def draw(self, indices: np.ndarray, random: SampleRandom) -> Batch:
+        """As ``fetch``, for data of which every draw takes another part, such as clips of videos.
+
+        Args:
+            indices: (n,) positions of the samples.
+            random: numbers of these n samples; whoever takes none leaves this method alone.
+        """
+        return self.fetch(indices)
 
     def __getitem__(self, key: int) -> Batch:
         """A batch of one sample."""

@@ -15,6 +15,7 @@ from perception.errors import ConfigError, DataError, Fault
 from perception.registry import DATASETS
 from perception.transforms.base import Transform
 from perception.transforms.preprocess import Batch
+from perception.transforms.randomness import SampleRandom
 
 
 class Chained(Sequence[Any]):
@@ -97,18 +98,29 @@ class Concatenated(Dataset):
         Raises:
             DataError: the members give different fields, types or bands, or labels that have no class name.
         """
+        return self._gathered(indices, None)
+
+    def draw(self, indices: np.ndarray, random: SampleRandom) -> Batch:
+        """As ``fetch``, with parts that the members draw."""
+        return self._gathered(indices, random)
+
+    def _gathered(self, indices: np.ndarray, random: SampleRandom | None) -> Batch:
         which = np.searchsorted(self.ends, indices, side="right")
         rows = [np.flatnonzero(which == k) for k in range(len(self.members))]
         used = [k for k, own in enumerate(rows) if len(own)]
-        parts = [self._part(k, indices[rows[k]] - self.starts[k]) for k in used]
+        parts = [
+            self._part(k, indices[rows[k]] - self.starts[k], None if random is None else random.rows(rows[k]))
+            for k in used
+        ]
         order = np.argsort(np.concatenate([rows[k] for k in used]))
         keys = list(dict.fromkeys(key for part in parts for key in part))
         batch = {key: self._joined(key, [part.get(key) for part in parts], used, order) for key in keys}
         return {**batch, "index": torch.from_numpy(indices)}
 
-    def _part(self, number: int, indices: np.ndarray) -> Batch:
+    def _part(self, number: int, indices: np.ndarray, random: SampleRandom | None) -> Batch:
         """Samples of one member with labels in the common numbering."""
-        part = self.members[number].fetch(indices)
+        member = self.members[number]
+        part = member.fetch(indices) if random is None else member.draw(indices, random)
         if not self.classes:
             return part
         label, table = part.get("label"), self.renumbered[number]
@@ -165,6 +177,8 @@ def _faults(members: Sequence[Any]) -> Iterable[tuple[str, str]]:
         where = f"datasets.{number}"
         if member.transform.transforms:
             yield f"{where}.transforms", "would not be applied: give them to Concatenated"
+        if member.repeats > 1:
+            yield f"{where}.repeats", "would not be applied: a joined batch has one sample of every index"
         if member.full_batch:
             yield where, f"{type(member).__name__} is one batch, a graph; there is nothing to put it behind"
         if member.modality != members[0].modality:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import select
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from perception.datasets.video_backends import BACKENDS, VideoInfo, available
-from perception.datasets.video_cache import VideoCache, default_cache
+from perception.datasets.video_cache import VideoCache
 from perception.datasets.video_worker import LENGTH, Worker
 from perception.errors import DataError, not_among
 
@@ -81,6 +83,7 @@ class GuardedWorker:
         pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere, env=environment)
         self._owner, self._asked = os.getpid(), 0
+        _widen(self._process.stdout)
         self._end = weakref.finalize(self, _end, self._process, os.getpid())
         return self._process
 
@@ -107,6 +110,14 @@ class _Late(Exception):
     pass
 
 
+def _widen(pipe: Any) -> None:
+    """Let a pipe hold 1 MiB where the system can: a clip takes fewer turns then."""
+    setting = getattr(fcntl, "F_SETPIPE_SZ", None)
+    if setting is not None:
+        with contextlib.suppress(OSError):  # over the limit of the user; slower, not wrong
+            fcntl.fcntl(pipe, setting, _CHUNK)
+
+
 def _end(process: subprocess.Popen[bytes], owner: int) -> None:
     if owner != os.getpid():  # a fork has inherited what is not its own
         return
@@ -114,10 +125,8 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
     process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            try:
+            with contextlib.suppress(BrokenPipeError):  # a request that was never read
                 pipe.close()
-            except BrokenPipeError:
-                continue  # a request that was never read
 
 
 class VideoDecoder:
@@ -175,13 +184,13 @@ class VideoDecoder:
             self.repaired[str(path)] = known
         return known
 
-    def read(self, path: Path, indices: np.ndarray, short_side: int | None = None) -> np.ndarray:
+    def read(self, path: Path, indices: np.ndarray, cover: Sequence[int] | None = None) -> np.ndarray:
         """Frames (T, H, W, 3) uint8 RGB, upright, at ``indices`` (T,), in any order and with repetitions.
 
         Args:
             path: the file.
             indices: frame numbers below ``info(path).frames``.
-            short_side: length in pixels to which the shorter side is scaled, aspect kept.
+            cover: height and width that the frames are scaled to cover, aspect kept; (s, s) makes s the shorter side.
 
         Raises:
             DataError: a frame cannot be decoded by any reader, or there is none of that number.
@@ -190,7 +199,8 @@ class VideoDecoder:
         wanted, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
         if len(wanted) == 0 or wanted[0] < 0 or wanted[-1] >= info.frames:
             raise DataError(f"video {str(path)!r} has frames 0 to {info.frames - 1}, not all of {indices.tolist()}")
-        request = {"task": "read", "path": str(path), "indices": wanted.tolist(), "short_side": short_side}
+        request: dict[str, Any] = {"task": "read", "path": str(path), "indices": wanted.tolist()}
+        request["cover"] = None if cover is None else [int(side) for side in cover]
         others = [name for name in self.backends if name != info.backend]
         reasons = []
         for backend in (info.backend, *others):
@@ -234,8 +244,3 @@ class VideoDecoder:
     def __getstate__(self) -> dict[str, Any]:
         worker = self._worker if isinstance(self._worker, GuardedWorker) else Worker()
         return {**self.__dict__, "_worker": worker}
-
-
-def default_decoder(**options: Any) -> VideoDecoder:
-    """A decoder that keeps what it verifies in the user's cache."""
-    return VideoDecoder(cache=default_cache(), **options)

@@ -12,7 +12,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
@@ -38,8 +38,8 @@ class Worker:
             if request["task"] == "verify":
                 return asdict(reader.verify()), b""
             frames = np.ascontiguousarray(reader.read(np.asarray(request["indices"], dtype=np.int64)))
-            if request["short_side"] is not None:
-                frames = scale_short_side(frames, request["short_side"])
+            if request["cover"] is not None:
+                frames = scale_to_cover(frames, request["cover"])
         except DataError as error:
             self._key = self._reader = None  # a reader that has failed once may give anything afterwards
             return {"error": str(error)}, b""
@@ -53,18 +53,18 @@ class Worker:
         return self._reader
 
 
-def scale_short_side(frames: np.ndarray, size: int) -> np.ndarray:
-    """Frames (n, H, W, 3) uint8 with their shorter side scaled to ``size``, aspect kept.
+def scale_to_cover(frames: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Frames (n, H, W, 3) uint8 scaled until they just cover ``size`` (height, width), aspect kept.
 
     Scaling down averages over the area that a pixel covers, scaling up is bilinear.
     """
     import cv2
 
     height, width = frames.shape[1:3]
-    if min(height, width) == size:
+    factor = max(size[0] / height, size[1] / width)
+    rows, columns = max(round(height * factor), size[0]), max(round(width * factor), size[1])
+    if (rows, columns) == (height, width):
         return frames
-    factor = size / min(height, width)
-    rows, columns = max(round(height * factor), size), max(round(width * factor), size)
     method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
     return np.stack([cv2.resize(frame, (columns, rows), interpolation=method) for frame in frames])
 

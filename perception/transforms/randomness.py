@@ -65,6 +65,12 @@ class SampleRandom:
             split._key = _mix(base[None, :] + offsets[:, None]).reshape(-1)
         return split
 
+    def rows(self, positions: np.ndarray) -> SampleRandom:
+        """The numbers of the samples at ``positions`` of the batch, from the next draw on."""
+        part = SampleRandom(0, 0, self.indices[positions])
+        part._key, part._counter = self._key[positions], self._counter
+        return part
+
     def generator(self, position: int) -> np.random.Generator:
         """A numpy generator for the sample at ``position`` of the batch, for transforms that draw at their own pace."""
         return np.random.default_rng(int(self._key[position]))

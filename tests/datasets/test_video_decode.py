@@ -105,12 +105,12 @@ def test_seeking_hits_the_frame(decoder):
 def test_frames_in_any_order_and_scaled(tmp_path, decoder):
     path = write_video(tmp_path / "a.mp4")
     assert decoder.info(path) == VideoInfo(20, 20, 10.0, 48, 64, "decord")
-    found = decoder.read(path, np.array([12, 3, 3, 19]), short_side=12)
+    found = decoder.read(path, np.array([12, 3, 3, 19]), cover=(12, 12))
     assert found.shape == (4, 12, 16, 3)
     np.testing.assert_allclose(found[:, :4].mean((1, 2, 3)), [120, 30, 30, 190], atol=3)
     np.testing.assert_allclose(found[:, -4:].mean((1, 2, 3)), [160, 70, 70, 230], atol=3)
     here = VideoDecoder(guard=False)
-    assert np.array_equal(here.read(path, np.array([12, 3, 3, 19]), short_side=12), found)
+    assert np.array_equal(here.read(path, np.array([12, 3, 3, 19]), cover=(12, 12)), found)
 
 
 def test_opencv_goes_back_and_forth(tmp_path):
