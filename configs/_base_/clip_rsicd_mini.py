@@ -9,7 +9,14 @@ model["backbone"]["preprocess"].update(mean=(0.4032, 0.4135, 0.3725), std=(0.199
 model["backbone"]["preprocess"]["tokenizer"].update(fit=dict(type="RSICDMini", split="train"))
 # Changes nothing while equal texts have equal embeddings; with dropout in the text tower it does.
 model["pretexts"]["image_text"].update(targets="multi_positive")
-train_dataloader["dataset"].update(type="RSICDMini")
+train_dataloader["dataset"].update(
+    type="RSICDMini",
+    transforms=[
+        dict(type="PickCaption"),
+        dict(type="DropWords", share=0.5),
+        dict(type="MultiCrop", size=64, global_views=1, local_views=0, scale=(0.7, 1.0)),
+    ],
+)
 train_cfg = dict(type="TrainLoop", max_epochs=40)  # 720 steps
 
 evaluation = dict(

@@ -25,6 +25,7 @@ model.update(balance={"image_text.loss": 1.0, "distill.loss": 0.2})
 train_dataloader["dataset"].update(
     transforms=[
         dict(type="PickCaption"),
+        dict(type="DropWords", share=0.5),
         dict(type="MultiCrop", size=64, local_size=32, local_views=4, scale=(0.8, 1.0), local_scale=(0.15, 0.4)),
     ]
 )
