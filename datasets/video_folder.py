@@ -56,8 +56,8 @@ class VideoManifest(VideoFiles):
 
     A list with a header is a csv file with a column ``path``, ``file`` or ``video``, one ``label`` if there are labels,
     and perhaps ``split``. Without a header a line is ``path``, ``path label``, ``path frames label`` or ``path first
-    last label`` (frames counted from 1, for folders of images), divided by commas, tabs or blanks. Between blanks, whole
-    numbers at the end are never part of the path, and labels are such numbers.
+    last label`` (frames counted from 1, for folders of images), divided by commas, tabs or blanks. Between blanks,
+    whole numbers at the end are never part of the path, and labels are such numbers.
 
     Args:
         path: the list.
