@@ -63,14 +63,11 @@ class Attention(nn.Module):
         heads = self.num_heads
         weight, bias = self.qkv.weight, self._bias()
         if last is None:
-            q, k, v = (
-                linear(x, weight, bias).view(batch, length, 3, heads, dim // heads).permute(2, 0, 3, 1, 4).unbind(0)
-            )
+            parts = linear(x, weight, bias).chunk(3, dim=-1)
         else:
             q = linear(x[:, length - last :], weight[:dim], None if bias is None else bias[:dim])
-            q = q.view(batch, last, heads, dim // heads).transpose(1, 2)
-            kv = linear(x, weight[dim:], None if bias is None else bias[dim:])
-            k, v = kv.view(batch, length, 2, heads, dim // heads).permute(2, 0, 3, 1, 4).unbind(0)
+            parts = (q, *linear(x, weight[dim:], None if bias is None else bias[dim:]).chunk(2, dim=-1))
+        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts)
         x = attend(q, k, v).transpose(1, 2).reshape(batch, -1, dim)
         return self.drop(self.proj(x))
 

@@ -13,6 +13,7 @@ Four targets, of a clip that was normalised with a mean and a std per channel:
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from perception.layers.video_tokens import Sizes, cut_cubes
@@ -23,7 +24,7 @@ CHANNEL_EPS = 1e-6
 
 
 def channel_statistics(cubes: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and scale of every cube and channel, in the units of ``cubes``: (..., P, C) -> two of (..., 1, C).
+    """Mean and scale of every cube and channel, in the units of ``cubes``: (..., C, P) -> two of (..., C, 1).
 
     Args:
         cubes: pixels of a normalised clip.
@@ -31,17 +32,16 @@ def channel_statistics(cubes: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
             gives what un-normalising the clip first would give.
     """
     # From the first pixel on: the mean of equal pixels is then exact, and rounding is not blown up by 1 / eps.
-    first = cubes[..., :1, :]
-    mean = first + (cubes - first).mean(dim=-2, keepdim=True)
-    variance = (cubes - mean).square().sum(dim=-2, keepdim=True) / (cubes.shape[-2] - 1)
-    return mean, variance.sqrt() + CHANNEL_EPS / std
+    first = cubes[..., :1]
+    mean = first + (cubes - first).mean(dim=-1, keepdim=True)
+    return mean, _deviation(cubes - mean) + CHANNEL_EPS / std[:, None]
 
 
 def cube_statistics(cubes: Tensor, kind: str, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """Shift and scale that ``(cubes - shift) / scale`` makes the target ``kind`` with; both broadcast to ``cubes``.
 
     Args:
-        cubes: (B, K, P, C) pixels of a normalised clip.
+        cubes: (B, K, C, P) pixels of a normalised clip.
         kind: one of ``TARGETS``.
         mean: (C,) that was subtracted from pixels in [0, 1].
         std: (C,) that they were divided by after that.
@@ -52,15 +52,30 @@ def cube_statistics(cubes: Tensor, kind: str, mean: Tensor, std: Tensor) -> tupl
         shift, scale = patch_statistics(cubes.flatten(-2))
         return shift[..., None], scale[..., None]
     if kind == "unit":
-        return -mean / std, 1.0 / std
+        return (-mean / std)[:, None], (1.0 / std)[:, None]
     return mean.new_zeros(()), mean.new_ones(())
 
 
 def cube_targets(cubes: Tensor, kind: str, mean: Tensor, std: Tensor) -> Tensor:
-    """Targets (B, K, P*C) in float32, channel fastest; the arguments are those of ``cube_statistics``."""
+    """Targets (B, K, C*P) in float32, made in the memory of ``cubes``; the arguments are those of ``cube_statistics``.
+
+    In place, because on CPUs a new tensor of this size takes longer to allocate than to fill.
+    """
     cubes = cubes.float()
-    shift, scale = cube_statistics(cubes, kind, mean, std)
-    return ((cubes - shift) / scale).flatten(-2)
+    if kind == "channel":
+        # The steps of ``channel_statistics``: a shift by the first pixel changes neither mean-free pixels nor scale.
+        cubes.sub_(cubes[..., :1].clone())
+        cubes.sub_(cubes.mean(dim=-1, keepdim=True))
+        cubes.div_(_deviation(cubes).add_((CHANNEL_EPS / std)[:, None]))
+    elif kind != "raw":
+        shift, scale = cube_statistics(cubes, kind, mean, std)
+        cubes.sub_(shift).div_(scale)
+    return cubes.flatten(-2)
+
+
+def _deviation(centred: Tensor) -> Tensor:
+    """Unbiased standard deviation of rows (..., P) with mean 0."""
+    return torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / (centred.shape[-1] - 1) ** 0.5
 
 
 def motion_of(clips: Tensor, cube: Sizes, ids: Tensor) -> Tensor:
@@ -99,7 +114,7 @@ def masked_cube_loss(pred: Tensor, target: Tensor, weights: Tensor | None = None
         target: (B, K, P).
         weights: (B, K), not negative. If all are 0, so is the loss.
     """
-    error = (pred.float() - target.float()).square()
     if weights is None:
-        return error.mean()
-    return (error.mean(dim=-1) * weights).sum() / weights.sum().clamp_min(1e-12)
+        return F.mse_loss(pred.float(), target.float())
+    error = (pred.float() - target.float()).square().mean(dim=-1)
+    return (error * weights).sum() / weights.sum().clamp_min(1e-12)

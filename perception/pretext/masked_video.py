@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from perception.backbones.base import Backbone
 from perception.backbones.video_vit import VideoViT
 from perception.errors import ConfigError, Fault, check_arguments, not_among
+from perception.layers.linear import linear
 from perception.layers.patches import take_tokens
 from perception.layers.video_masks import (
     MASKS,
@@ -151,7 +152,7 @@ class MaskedVideo(Pretext):
         """Positions (1, L, Dd) of all cubes."""
 
     @abstractmethod
-    def decoder_parts(self) -> tuple[nn.ModuleList, nn.Module, nn.Module]:
+    def decoder_parts(self) -> tuple[nn.ModuleList, nn.LayerNorm, nn.Linear]:
         """Blocks, norm and projection to pixels."""
 
     def before_step(self, step: int, total_steps: int) -> None:
@@ -180,7 +181,7 @@ class MaskedVideo(Pretext):
         if self.motion_weight:
             moving = motion_weights(motion_of(clips, self.cube, wanted), self.motion_weight)
             weights = moving if weights is None else weights * moving
-        pred = self.decode(latent, mask.keep, wanted)
+        pred = self.decode(latent, mask.keep, wanted, channels_first=True)
         with torch.no_grad():
             target = self.targets(self.pixels(clips, wanted))
         return masked_cube_loss(pred, target, weights)
@@ -189,13 +190,21 @@ class MaskedVideo(Pretext):
         """Uniform noise (B, L) that decides which cubes are hidden."""
         return torch.rand(len(clips), self.grid[0] * self.grid[1] * self.grid[2], device=clips.device)
 
-    def decode(self, latent: Tensor, keep: Tensor, wanted: Tensor) -> Tensor:
-        """Predictions (B, M, values) of the cubes ``wanted`` (B, M), in that order, from those in ``keep`` (B, K)."""
+    def decode(self, latent: Tensor, keep: Tensor, wanted: Tensor, channels_first: bool = False) -> Tensor:
+        """Predictions (B, M, values) of the cubes ``wanted`` (B, M), in that order, from those in ``keep`` (B, K).
+
+        The values of a cube are laid out as (frame, row, column, channel), or with the channel first: rows of pixels
+        of one channel are much faster to normalise.
+        """
         tokens = self._sequence(latent, keep, wanted)
         blocks, norm, head = self.decoder_parts()
         for block in blocks[:-1]:
             tokens = block(tokens)
-        return head(norm(blocks[-1](tokens, last=wanted.shape[1])))
+        tokens = norm(blocks[-1](tokens, last=wanted.shape[1]))
+        if not channels_first:
+            return head(tokens)
+        weight, bias = (part.unflatten(0, (-1, len(self.mean))).transpose(0, 1) for part in (head.weight, head.bias))
+        return linear(tokens, weight.flatten(0, 1), bias.flatten(0, 1))
 
     def _sequence(self, latent: Tensor, keep: Tensor, wanted: Tensor) -> Tensor:
         prefix, visible = self.decoder_input(latent)
@@ -205,21 +214,24 @@ class MaskedVideo(Pretext):
         return torch.cat([prefix.to(visible.dtype), visible, asked.to(visible.dtype)], dim=1)
 
     def pixels(self, clips: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Pixels (B, K, P, C) of the cubes ``ids``, or of all, of the frames that are predicted."""
+        """Pixels (B, K, C, P) of the cubes ``ids``, or of all, of the frames that are predicted."""
         chosen = clips if self.frame_ids is None else clips[:, :, self.frame_ids]
-        return cut_cubes(chosen, self.out_cube, ids).unflatten(-1, (-1, clips.shape[1]))
+        return cut_cubes(chosen, self.out_cube, ids, channels_first=True).unflatten(-1, (clips.shape[1], -1))
 
     def targets(self, pixels: Tensor) -> Tensor:
-        """What is regressed of the cubes ``pixels`` (B, K, P, C): (B, K, P*C) float32."""
+        """What is regressed of the cubes ``pixels`` (B, K, C, P): (B, K, C*P) float32."""
         return cube_targets(pixels, self.target, self.mean, self.std)
 
     def values_of(self, pred: Tensor, pixels: Tensor) -> Tensor:
-        """Predictions (B, K, P*C) as values of the normalised clip (B, K, P, C).
+        """Predictions (B, K, P*C), channel last, as values of the normalised clip (B, K, C, P).
 
         Of normalised targets the mean and the scale are lost: they are taken from the TRUE cubes ``pixels``.
         """
         shift, scale = cube_statistics(pixels.float(), self.target, self.mean, self.std)
-        return pred.float().view(pixels.shape) * scale + shift
+        return self._channel_first(pred.float()) * scale + shift
+
+    def _channel_first(self, pred: Tensor) -> Tensor:
+        return pred.unflatten(-1, (-1, len(self.mean))).transpose(-1, -2)
 
     def reconstruct(self, backbone: Backbone, clips: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
         """All outputs.
@@ -231,7 +243,8 @@ class MaskedVideo(Pretext):
 
         Returns:
             ``loss`` scalar, the plain mean over hidden cubes; ``pred`` (B, L, values) of ALL cubes in the order of the
-            grid; ``mask`` (B, L) bool; ``ids_restore`` (B, L); ``latent`` (B, P + K, D).
+            grid, values as (frame, row, column, channel); ``mask`` (B, L) bool; ``ids_restore`` (B, L); ``latent``
+            (B, P + K, D).
         """
         vit = self.checked(backbone, clips)
         drawn = mask_cubes(self.mask, self.draw_noise(clips), self.grid, self.mask_ratio) if mask is None else None
@@ -242,7 +255,7 @@ class MaskedVideo(Pretext):
         for block in blocks:
             tokens = block(tokens)
         pred = take_tokens(head(norm(tokens[:, tokens.shape[1] - split.length :])), split.restore)
-        hidden = take_tokens(pred, split.hidden)
+        hidden = self._channel_first(take_tokens(pred, split.hidden)).flatten(-2)
         loss = masked_cube_loss(hidden, self.targets(self.pixels(clips, split.hidden)))
         return {"loss": loss, "pred": pred, "mask": split.mask, "ids_restore": split.restore, "latent": latent}
 
@@ -264,7 +277,8 @@ class MaskedVideo(Pretext):
         hidden = mask[:, :, None, None]
         filled = torch.where(hidden, self.values_of(out["pred"], pixels), pixels)
         grey = pixels.new_zeros(())  # the mean of the data set
-        shown = torch.stack([pixels, torch.where(hidden, grey, pixels), filled], dim=1).flatten(0, 1).flatten(2)
+        shown = torch.stack([pixels, torch.where(hidden, grey, pixels), filled], dim=1).flatten(0, 1)
+        shown = shown.transpose(-1, -2).flatten(2)
         record = _record(require_video_vit(backbone))
         films = record.denormalize(join_cubes(shown, self.out_cube, self.grid)).cpu().numpy()  # (3B, C, F, H, W)
         films = films.transpose(0, 2, 1, 3, 4)
@@ -359,7 +373,7 @@ def interpolation_errors(
     blend = clips[:, :, first, None] * (1 - share) + clips[:, :, last, None] * share
     filled = pretext.values_of(take_tokens(out["pred"], mask.hidden), true)
     model_error, blend_error = (
-        ((found - true) * pretext.std).square().mean(dim=(1, 2, 3))
+        ((found - true) * pretext.std[:, None]).square().mean(dim=(1, 2, 3))
         for found in (filled, pretext.pixels(blend, mask.hidden).float())
     )
     return model_error, blend_error

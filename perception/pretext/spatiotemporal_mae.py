@@ -76,6 +76,6 @@ class SpatiotemporalMAE(MaskedVideo):
         """Place plus time."""
         return separable_positions(self.decoder_pos_embed_spatial, self.decoder_pos_embed_temporal)
 
-    def decoder_parts(self) -> tuple[nn.ModuleList, nn.Module, nn.Module]:
+    def decoder_parts(self) -> tuple[nn.ModuleList, nn.LayerNorm, nn.Linear]:
         """Blocks, norm and projection."""
         return self.decoder_blocks, self.decoder_norm, self.decoder_pred

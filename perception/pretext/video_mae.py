@@ -71,6 +71,6 @@ class VideoMAE(MaskedVideo):
         """The fixed table."""
         return self.decoder_pos_embed
 
-    def decoder_parts(self) -> tuple[nn.ModuleList, nn.Module, nn.Module]:
+    def decoder_parts(self) -> tuple[nn.ModuleList, nn.LayerNorm, nn.Linear]:
         """Blocks, norm and head."""
         return self.decoder.blocks, self.decoder.norm, self.decoder.head
