@@ -224,7 +224,8 @@ class ClipJitter(Transform):
         for i in np.flatnonzero(chosen).tolist():
             values = clips[i].flatten(1).float()
             mean = _GREY @ values.mean(1, dtype=torch.float64).numpy()
-            matrix, shift = colour_map(*factors[i].tolist(), float(turns[i]), float(mean))
+            light, contrast, colour = factors[i].tolist()
+            matrix, shift = colour_map(light, contrast, colour, float(turns[i]), float(mean))
             values = torch.from_numpy(matrix).float() @ values + torch.from_numpy(shift).float()[:, None]
             clips[i] = values.round_().clamp_(0, 255).to(torch.uint8).view_as(clips[i])
         return {**batch, "video": clips}
