@@ -13,10 +13,10 @@ from perception.registry import MODELS
 
 from .harness import Contender, Step, Target, compare, training_step
 
-SIZE, FRAMES, PATCH, TUBELET = 112, 16, 16, 2
-WIDTH, DEPTH, HEADS = 384, 12, 6  # ViT-S
-DECODER_WIDTH, DECODER_DEPTH, DECODER_HEADS = 192, 4, 3
-RATIO, CLASSES, BATCH = 0.9, 10, 2
+SIZE, FRAMES, PATCH, TUBELET = 64, 8, 8, 2
+WIDTH, DEPTH, HEADS = 192, 6, 3  # of the small real experiments
+DECODER_WIDTH, DECODER_DEPTH, DECODER_HEADS = 96, 2, 3
+RATIO, CLASSES, BATCH = 0.9, 10, 16
 GRID = (FRAMES // TUBELET, SIZE // PATCH, SIZE // PATCH)
 NAMES = ("perception VideoMAE", "dense classification", "transformers VideoMAEForPreTraining")
 
