@@ -13,7 +13,15 @@ from perception.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTI
 
 _KEYS = ("decay", "no_decay_names")
 # Learned vectors that stand for a token or a place: they have no product with the input that decay could bound.
-_TOKENS = ("token", "tokens", "pos_embed", "position_embedding")
+_TOKENS = (
+    "token",
+    "tokens",
+    "pos_embed",
+    "pos_embed_class",
+    "pos_embed_spatial",
+    "pos_embed_temporal",
+    "position_embedding",
+)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module(name=["LayerDecayConstructor", "LayerDecay"])

@@ -51,7 +51,7 @@ class Attention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"num_heads = {num_heads} does not divide dim = {dim}")
         self.num_heads = num_heads
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias is True)
+        self.qkv = Linear(dim, 3 * dim, bias=bool(qkv_bias) and qkv_bias != "qv")
         self.q_bias = nn.Parameter(torch.zeros(dim)) if qkv_bias == "qv" else None
         self.v_bias = nn.Parameter(torch.zeros(dim)) if qkv_bias == "qv" else None
         self.proj = Linear(dim, dim)
