@@ -116,7 +116,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 
 def test_pure_maths_needs_no_framework() -> None:
-    """``geometry``, ``losses`` and ``layers`` are functions of tensors: no mmengine, nothing of ours but each other and errors."""
+    """``geometry``, ``losses`` and ``layers`` are functions of tensors: no mmengine, of ours each other and errors."""
     for name, path in MODULES.items():
         if name.split(".")[0] not in ("geometry", "losses", "layers"):
             continue
