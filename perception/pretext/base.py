@@ -39,5 +39,8 @@ class Pretext(nn.Module):
         """Update what follows the backbone after the optimiser's step, such as an EMA teacher."""
 
     def pictures(self, backbone: Backbone, batch: Batch) -> dict[str, np.ndarray]:
-        """Pictures of what the method does on a preprocessed batch: name -> uint8 ``(H, W, 3)``. May be empty."""
+        """Pictures of what the method does on a preprocessed batch, by name. May be empty.
+
+        uint8 ``(H, W, 3)`` is a picture, ``(F, H, W, 3)`` a film of F frames.
+        """
         return {}

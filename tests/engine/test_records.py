@@ -13,7 +13,7 @@ from tiny import tiny_config
 
 from perception.engine.api import train
 from perception.engine.environment import git_state
-from perception.engine.hooks.pictures import write_png
+from perception.engine.hooks.pictures import write_gif, write_png
 from perception.engine.hooks.scalars import _number, drop_lines_beyond
 from perception.engine.meter import Window
 from perception.engine.plain import plain_state
@@ -75,6 +75,19 @@ def test_pictures_keep_their_colours(tmp_path: Path) -> None:
     red[..., 0] = 255
     write_png(tmp_path / "new" / "red.png", red)
     assert cv2.imread(str(tmp_path / "new" / "red.png"))[0, 0].tolist() == [0, 0, 255]  # OpenCV reads BGR
+
+
+def test_films_keep_their_frames_colours_and_pace(tmp_path: Path) -> None:
+    from PIL import Image
+
+    film = np.zeros((3, 4, 5, 3), dtype=np.uint8)
+    film[0, ..., 0] = film[1, ..., 1] = film[2, ..., 2] = 255
+    write_gif(tmp_path / "new" / "film.gif", film, milliseconds=120)
+    with Image.open(tmp_path / "new" / "film.gif") as read:
+        assert (read.n_frames, read.info["duration"], read.info["loop"]) == (3, 120, 0)
+        for frame in range(3):
+            read.seek(frame)
+            assert np.array_equal(np.asarray(read.convert("RGB")), film[frame])
 
 
 def test_git_state_outside_a_checkout_is_unknown(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from perception.signatures import at_least
 
 @HOOKS.register_module()
 class PicturesHook(Hook):
-    """Writes ``model.pictures(batch)`` to ``pictures/<name>_<step>.png``, on the first rank.
+    """Writes ``model.pictures(batch)`` to ``pictures/<name>_<step>.png``, films to ``.gif``, on the first rank.
 
     The samples are the first ones of the training set, the random numbers are the same every time, and neither the
     model's mode nor any random state outside is changed: training goes on as if nobody had looked.
@@ -69,7 +69,9 @@ class PicturesHook(Hook):
             for module, mode in modes:
                 module.training = mode
         for name, picture in pictures.items():
-            write_png(Path(runner.work_dir) / "pictures" / f"{name}_{runner.iter:08d}.png", picture)
+            film = picture.ndim == 4
+            file = Path(runner.work_dir) / "pictures" / f"{name}_{runner.iter:08d}.{'gif' if film else 'png'}"
+            (write_gif if film else write_png)(file, picture)
         if pictures and runner.iter >= runner.max_iters:
             say(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''} in {Path(runner.work_dir) / 'pictures'}")
 
@@ -82,3 +84,12 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     written = cv2.imwrite(str(path), picture[..., ::-1] if picture.ndim == 3 else picture)
     if not written:
         raise PerceptionError(f"picture {str(path)!r} could not be written")
+
+
+def write_gif(path: Path, film: np.ndarray, milliseconds: int = 200) -> None:
+    """Write a uint8 film (F, H, W, 3) in RGB that repeats for ever, every frame shown for ``milliseconds``."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *rest = (Image.fromarray(frame) for frame in film)
+    first.save(path, save_all=True, append_images=rest, duration=milliseconds, loop=0)
