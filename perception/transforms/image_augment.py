@@ -24,13 +24,18 @@ from perception.transforms.preprocess import Batch
 from perception.transforms.randomness import SampleRandom
 
 
+def pixel_field(batch: Batch) -> str:
+    """Field of a batch that a transform of images works on: ``video`` where there are clips, else ``image``."""
+    return "video" if "video" in batch else "image"
+
+
 def stacked(batch: Batch, transform: Transform) -> np.ndarray:
-    """The images of a batch as one array (B, C, H, W).
+    """The images (B, C, H, W) or clips (B, C, T, H, W) of a batch as one array.
 
     Raises:
         DataError: they are a list, of different sizes.
     """
-    images = batch["image"]
+    images = batch[pixel_field(batch)]
     if not isinstance(images, Tensor):
         raise DataError(
             f"{type(transform).__name__} needs images of one size: "
@@ -189,6 +194,8 @@ class RandomResizedCrop(Transform):
 class RandomErasing(Transform):
     """Replaces a random rectangle by noise ("Random Erasing Data Augmentation", Zhong et al., 2020).
 
+    Of clips (``video``) it is the same rectangle in every frame.
+
     Args:
         probability: share of images that lose a rectangle.
         area: range of the rectangle's share of the image.
@@ -214,7 +221,7 @@ class RandomErasing(Transform):
     def __call__(self, batch: Batch, random: SampleRandom) -> Batch:
         """RAW batch -> RAW batch."""
         images = stacked(batch, self).copy()
-        bands, height, width = images.shape[1:]
+        bands, *frames, height, width = images.shape[1:]
         if bands != len(self.mean):
             raise DataError(f"RandomErasing has a mean for {len(self.mean)} bands, the images have {bands}")
         chosen = random.uniform() < self.probability
@@ -226,11 +233,12 @@ class RandomErasing(Transform):
         left = np.floor(random.uniform() * (width - columns + 1)).astype(int)
         seeds = random.bits()
         for i in np.flatnonzero(chosen):
-            shape = (bands, rows[i], columns[i])
-            noise = np.random.default_rng(int(seeds[i])).standard_normal(shape) * self.std + self.mean
-            target = images[i, :, top[i] : top[i] + rows[i], left[i] : left[i] + columns[i]]
+            shape = (bands, *frames, rows[i], columns[i])
+            mean, std = (part[:, None] if frames else part for part in (self.mean, self.std))
+            noise = np.random.default_rng(int(seeds[i])).standard_normal(shape) * std + mean
+            target = images[i, ..., top[i] : top[i] + rows[i], left[i] : left[i] + columns[i]]
             target[:] = noise.round().clip(0, 255)
-        return {**batch, "image": torch.from_numpy(images)}
+        return {**batch, pixel_field(batch): torch.from_numpy(images)}
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:

@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from perception.errors import DataError
 from perception.registry import TRANSFORMS
 from perception.transforms.base import Transform
-from perception.transforms.image_augment import stacked
+from perception.transforms.image_augment import pixel_field, stacked
 from perception.transforms.preprocess import Batch
 from perception.transforms.randomness import SampleRandom
 
@@ -69,6 +69,8 @@ OPERATIONS: dict[str, Operation] = {
 class RandAugment(Transform):
     """``num_ops`` operations drawn with replacement, each applied with probability ``probability``.
 
+    Of clips (``video``) all frames go through the same operations at the same strength.
+
     Args:
         magnitude: mean strength from 0 to 10; strengths and their meaning follow the "increasing" set that MAE's
             fine-tuning uses (``rand-m9-mstd0.5-inc1``).
@@ -86,16 +88,17 @@ class RandAugment(Transform):
         self.probability = probability
 
     def __call__(self, batch: Batch, random: SampleRandom) -> Batch:
-        """RAW batch of RGB images -> RAW batch."""
+        """RAW batch of RGB images or clips -> RAW batch."""
         images = stacked(batch, self)
         if images.shape[1] != 3:
             raise DataError(f"RandAugment works on RGB images, not on {images.shape[1]} bands")
         seeds = random.bits()
         out = [self._one(image, np.random.default_rng(int(s))) for image, s in zip(images, seeds, strict=True)]
-        return {**batch, "image": torch.from_numpy(np.stack(out))}
+        return {**batch, pixel_field(batch): torch.from_numpy(np.stack(out))}
 
     def _one(self, image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+        frames = image.transpose(1, 2, 3, 0) if image.ndim == 4 else image.transpose(1, 2, 0)[None]
+        pictures = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
         names = list(OPERATIONS)
         for choice in generator.integers(len(names), size=self.num_ops):
             if generator.random() >= self.probability:
@@ -103,8 +106,9 @@ class RandAugment(Transform):
             strength = generator.normal(self.magnitude, self.magnitude_std)
             level = float(np.clip(strength, 0.0, MAX_MAGNITUDE)) / MAX_MAGNITUDE
             sign = 1.0 if generator.random() < 0.5 else -1.0
-            picture = OPERATIONS[names[choice]](picture, level, sign)
-        return np.asarray(picture).transpose(2, 0, 1)
+            pictures = [OPERATIONS[names[choice]](picture, level, sign) for picture in pictures]
+        out = np.stack([np.asarray(picture) for picture in pictures]).transpose(3, 0, 1, 2)
+        return out if image.ndim == 4 else out[:, 0]
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from perception.errors import DataError
 from perception.registry import TRANSFORMS
 from perception.transforms.base import Transform
+from perception.transforms.image_augment import pixel_field
 from perception.transforms.preprocess import Batch
 from perception.transforms.randomness import SampleRandom
 
@@ -34,7 +35,8 @@ class Mix(Transform):
         prob: probability that a batch is mixed at all.
         switch_prob: probability of CutMix where both are on.
 
-    Shapes: ``image (n, ch, H, W)``, ``label (n,)`` int64 -> the same image shape and dtype, ``label (n, C)`` float32.
+    Shapes: ``image (n, ch, H, W)`` or ``video (n, ch, T, H, W)``, ``label (n,)`` int64 -> the same shape and dtype,
+    ``label (n, C)`` float32. The box of CutMix is the same in all frames of a clip.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class Mix(Transform):
 
     def __call__(self, batch: Batch, random: SampleRandom) -> Batch:
         """RAW batch with mixed images and soft labels."""
-        images, labels = batch["image"], batch["label"]
+        images, labels = batch[pixel_field(batch)], batch["label"]
         if bool(((labels < 0) | (labels >= self.num_classes)).any()):
             wrong = sorted({int(v) for v in labels if not 0 <= v < self.num_classes})
             raise DataError(f"Mix needs labels in 0..{self.num_classes - 1}, the batch holds {wrong[:5]}")
@@ -77,7 +79,7 @@ class Mix(Transform):
             alpha = self.cutmix if cut else self.mixup
             share = float(generator.beta(alpha, alpha))
             mixed, share = cut_mix(images, share, generator) if cut else (mix_up(images, share), share)
-        return {**batch, "image": mixed, "label": share * own + (1 - share) * own.flip(0)}
+        return {**batch, pixel_field(batch): mixed, "label": share * own + (1 - share) * own.flip(0)}
 
 
 def mix_up(images: Tensor, share: float) -> Tensor:
