@@ -28,11 +28,33 @@ def topk_accuracy(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
     return float((rank < k).mean())
 
 
+def merge_views(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log of the mean softmax of the rows of every group.
+
+    Args:
+        logits: ``(n, C)``.
+        labels: ``(n,)``, equal within a group.
+        groups: ``(n,)``.
+
+    Returns:
+        ``(g, C)`` and ``(g,)``, in the order of the groups' numbers.
+    """
+    _, first, places, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    if len(first) == len(groups):
+        return logits[first], labels[first]
+    probabilities = torch.from_numpy(logits).double().softmax(1).numpy()
+    sums = np.zeros((len(first), logits.shape[1]))
+    np.add.at(sums, places, probabilities)
+    return np.log(np.maximum(sums / counts[:, None], 1e-300)), labels[first]
+
+
 class ClassificationMetric(BaseMetric):
     """Collects the ``logits`` and ``label`` of every labelled sample exactly once.
 
     Samplers may pad the last batches of distributed runs with repeated samples; those are recognised by their
     ``index`` and counted once. A graph of many nodes counts as many rows.
+
+    Samples of one ``group``, such as clips of one video, count as one: their probabilities are averaged.
     """
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, torch.Tensor]]) -> None:
@@ -42,8 +64,9 @@ class ClassificationMetric(BaseMetric):
                 raise DataError(f"{type(self).__name__} needs labels, the data set gives none")
             known = sample["label"] >= 0
             kept = {key: sample[key][known].cpu().numpy() for key in ("logits", "label")}
-            if "index" in sample:
-                kept["index"] = sample["index"].to(known.device)[known].cpu().numpy()
+            for key in ("index", "group"):
+                if key in sample:
+                    kept[key] = sample[key].to(known.device)[known].cpu().numpy()
             self.results.append(kept)
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
@@ -59,6 +82,8 @@ class ClassificationMetric(BaseMetric):
         if all("index" in part for part in results):
             _, first = np.unique(np.concatenate([part["index"] for part in results]), return_index=True)
             logits, labels = logits[first], labels[first]
+            if all("group" in part for part in results):
+                logits, labels = merge_views(logits, labels, np.concatenate([p["group"] for p in results])[first])
         return self.measure(logits, labels)
 
     def measure(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

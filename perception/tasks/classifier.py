@@ -120,7 +120,8 @@ class Classifier(PerceptionModel):
 
         Returns:
             ``mode='loss'``: ``loss`` and, for hard labels, ``accuracy``. ``mode='predict'``: ``logits (B, C)``,
-            ``label (B,)`` if the batch has it, and ``index (B,)``, the position of each sample (or node).
+            ``label (B,)`` if the batch has it, ``index (B,)``, the position of each sample (or node), and for clips
+            ``group (B,)``, the video that each is cut from.
         """
         logits = self.logits(batch)
         if mode == "loss":
@@ -132,6 +133,8 @@ class Classifier(PerceptionModel):
             found["index"] = batch["mask"].nonzero().flatten()
         elif "index" in batch:
             found["index"] = batch["index"]
+        if "video_index" in batch:
+            found["group"] = batch["video_index"]
         return found
 
     def val_step(self, data: Batch) -> list[dict[str, Tensor]]:  # type: ignore[override]

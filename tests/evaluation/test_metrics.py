@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from perception.errors import DataError
-from perception.evaluation.metrics import Accuracy, Calibration, topk_accuracy
+from perception.evaluation.metrics import Accuracy, Calibration, merge_views, topk_accuracy
 
 SCORES = np.array([[0.1, 0.6, 0.3], [0.5, 0.2, 0.3], [0.2, 0.3, 0.5], [0.4, 0.4, 0.2]])
 LABELS = np.array([1, 1, 0, 1])
@@ -69,3 +69,20 @@ def test_metrics_are_registered():
     from perception.registry import METRICS
 
     assert METRICS.get("Accuracy") is Accuracy and METRICS.get("Calibration") is Calibration
+
+
+def test_clips_of_one_video_are_merged_by_their_mean_probability():
+    # Video 7: views that say class 0 with 0.6, class 1 with 0.9 -> mean (0.35, 0.65). Video 3: one view.
+    logits = torch.tensor([[0.6, 0.4], [0.1, 0.9], [0.8, 0.2]]).log()
+    sample = {
+        "logits": logits,
+        "label": torch.tensor([1, 1, 1]),
+        "index": torch.tensor([14, 15, 6]),
+        "group": torch.tensor([7, 7, 3]),
+    }
+    metric = Accuracy()
+    metric.process(None, [sample, {key: value[:1] for key, value in sample.items()}])  # one view repeated by padding
+    assert metric.compute_metrics(metric.results) == {"top1": 0.5}
+    merged, labels = merge_views(logits.numpy(), np.array([1, 1, 1]), np.array([7, 7, 3]))
+    np.testing.assert_allclose(np.exp(merged), [[0.8, 0.2], [0.35, 0.65]], atol=1e-6)
+    assert labels.tolist() == [1, 1]
