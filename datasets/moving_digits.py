@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -27,9 +28,7 @@ TASKS: dict[str, tuple[str, ...]] = {
 }
 SPLITS = ("pretrain", "train", "val", "test")
 COUNTS = {"pretrain": 4000, "train": 2000, "val": 400, "test": 800}
-MEAN, STD = (0.521, 0.521, 0.521), (0.158, 0.158, 0.158)  # of the train split, in units of 255
-TEXTURE = 4.0  # cycles across the image that the texture fades out at
-NOISE = 12  # grey levels to both sides
+MEAN, STD = (0.521, 0.521, 0.521), (0.238, 0.238, 0.238)  # of the train split, in units of 255
 BLOCK = 200  # clips drawn together
 
 
@@ -53,8 +52,10 @@ class MovingDigits(Dataset):
         frames: T.
         size: height and width in pixels; digits are three eighths of it.
         speed: of digits, in 32nds of the size per frame.
-        texture: standard deviation of the texture in grey levels; the more, the harder.
+        texture: standard deviation of the texture in grey levels; the more, the harder to read without training.
         texture_speed: as ``speed``.
+        roughness: cycles across the image at which the texture fades out; the more, the harder to fill in.
+        noise: grey levels that every pixel is off by at most, to both sides.
         count: another number of clips; the first of a longer set are those of a shorter one.
         per_class: take the first so many clips of every class, for training on few labels.
         world_seed: another one makes other clips.
@@ -75,8 +76,10 @@ class MovingDigits(Dataset):
         frames: int = 8,
         size: int = 32,
         speed: float = 3.0,
-        texture: float = 35.0,
-        texture_speed: float = 2.0,
+        texture: float = 60.0,
+        texture_speed: float = 3.0,
+        roughness: float = 1.5,
+        noise: int = 7,
         count: int | None = None,
         per_class: int | None = None,
         world_seed: int = 0,
@@ -88,7 +91,8 @@ class MovingDigits(Dataset):
         number = COUNTS[split] if count is None else count
         if per_class is not None:
             number = min(number, per_class * len(TASKS[task]))
-        self.clips = draw_clips(split, task, number, frames, size, speed, texture, texture_speed, world_seed)
+        world = World(frames, size, speed, texture, texture_speed, roughness, noise, world_seed)
+        self.clips = draw_clips(split, task, number, world)
         self.labels = np.arange(number, dtype=np.int64) % len(TASKS[task])
         self.split, self.task, self.classes = split, task, TASKS[task]
 
@@ -111,39 +115,48 @@ class MovingDigits(Dataset):
             yield "task", not_among(cfg["task"], TASKS)
         yield from at_least(cfg, 2, "frames")
         yield from at_least(cfg, 16, "size")
-        yield from at_least(cfg, 0, "speed", "texture", "texture_speed", "world_seed")
+        yield from at_least(cfg, 0, "speed", "texture", "texture_speed", "noise", "world_seed")
+        if not cfg["roughness"] > 0:
+            yield "roughness", "must be positive"
+        if cfg["noise"] > 127:
+            yield "noise", "must be at most 127 grey levels"
         yield from at_least(cfg, 1, "count", "per_class")
 
 
+@dataclass(frozen=True)
+class World:
+    """What clips look like; see ``MovingDigits``."""
+
+    frames: int
+    size: int
+    speed: float
+    texture: float
+    texture_speed: float
+    roughness: float
+    noise: int
+    seed: int
+
+
 @lru_cache(maxsize=8)
-def draw_clips(
-    split: str,
-    task: str,
-    number: int,
-    frames: int,
-    size: int,
-    speed: float,
-    texture: float,
-    texture_speed: float,
-    world_seed: int,
-) -> np.ndarray:
+def draw_clips(split: str, task: str, number: int, world: World) -> np.ndarray:
     """The first ``number`` clips of a split, (number, frames, size, size) uint8, drawn once in a process."""
+    frames, size = world.frames, world.size
     digits = _digits("train" if split == "pretrain" else split, size)
     clips = np.empty((number, frames, size, size), dtype=np.uint8)
     step = size / 32
     for start in range(0, number, BLOCK):  # by blocks, so that a longer set starts as a shorter one does
-        rng = np.random.default_rng([world_seed, SPLITS.index(split), list(TASKS).index(task), start])
+        rng = np.random.default_rng([world.seed, SPLITS.index(split), list(TASKS).index(task), start])
         label = (start + np.arange(BLOCK)) % len(TASKS[task])
-        drift = _steps(rng.random(BLOCK) * 2 * np.pi, texture_speed * step, frames)
-        world = 128 + texture * _roll(_texture(rng, BLOCK, size), _places(rng, drift, size))
-        for tone, moves in zip((255.0, 0.0), _moves(task, label, frames, speed * step, rng), strict=False):
+        drift = _steps(rng.random(BLOCK) * 2 * np.pi, world.texture_speed * step, frames)
+        drawn = _roll(_texture(rng, BLOCK, size, world.roughness), _places(rng, drift, size)) * world.texture + 128
+        for tone, moves in zip((255.0, 0.0), _moves(task, label, frames, world.speed * step, rng), strict=False):
             canvas = np.zeros((BLOCK, size, size), dtype=np.float32)
             canvas[:, : digits.shape[1], : digits.shape[2]] = digits[rng.integers(len(digits), size=BLOCK)]
             ink = _roll(canvas, _places(rng, moves, size))
-            world += ink * (tone - world)
-        world += rng.integers(0, 2 * NOISE + 1, world.shape, dtype=np.uint8)
-        world -= NOISE
-        clips[start : start + BLOCK] = np.clip(world, 0, 255)[: number - start]
+            drawn += ink * (tone - drawn)
+        drawn += rng.integers(0, 2 * world.noise + 1, drawn.shape, dtype=np.uint8)
+        drawn -= world.noise
+        clips[start : start + BLOCK] = np.clip(drawn, 0, 255)[: number - start]
     clips.setflags(write=False)
     return clips
 
@@ -188,10 +201,10 @@ def _places(rng: np.random.Generator, steps: np.ndarray, size: int) -> np.ndarra
     return np.floor(start + np.cumsum(steps, axis=1)).astype(np.int64) % size
 
 
-def _texture(rng: np.random.Generator, number: int, size: int) -> np.ndarray:
+def _texture(rng: np.random.Generator, number: int, size: int, roughness: float) -> np.ndarray:
     """Smooth noise (n, S, S) float32 that continues across the edges, of mean 0 and standard deviation 1."""
     cycles = np.fft.fftfreq(size) * size
-    strength = np.exp(-(cycles[:, None] ** 2 + cycles[None, : size // 2 + 1] ** 2) / (2 * TEXTURE**2))
+    strength = np.exp(-(cycles[:, None] ** 2 + cycles[None, : size // 2 + 1] ** 2) / (2 * roughness**2))
     strength[0, 0] = 0
     spectrum = np.fft.rfft2(rng.standard_normal((number, size, size), dtype=np.float32)) * strength
     noise = np.fft.irfft2(spectrum, s=(size, size))

@@ -95,7 +95,7 @@ def test_an_untrained_encoder_stays_below_sixty_percent():
     train, test = MovingDigits("train", count=1200), MovingDigits("test", count=600)
     torch.manual_seed(0)
     record = VideoPreprocess(size=32, frames=8, mean=MEAN, std=STD)
-    encoder = VideoViT(32, 8, 8, 2, embed_dim=96, depth=4, num_heads=4, preprocess=record).eval()
+    encoder = VideoViT(32, 8, 8, 2, embed_dim=192, depth=4, num_heads=4, preprocess=record).eval()
 
     def features(data):
         with torch.no_grad():
@@ -145,6 +145,8 @@ def test_statistics_and_speed_of_drawing():
         ({"frames": 1}, "at least 2"),
         ({"size": 8}, "at least 16"),
         ({"per_class": 0}, "at least 1"),
+        ({"roughness": 0}, "positive"),
+        ({"noise": 200}, "at most 127"),
     ],
 )
 def test_faults_are_named(options, message):
