@@ -130,7 +130,8 @@ class VideoFiles(Dataset):
             wanted, places = np.unique(numbers[rows], return_inverse=True)
             frames = self.source.read(int(index), wanted)  # once, however many clips of it there are
             for row, own in zip(rows.tolist(), places.reshape(len(rows), -1), strict=True):
-                clips[row] = self._cut(frames[own], int(where[row]))
+                chosen = frames if len(own) == len(wanted) and (np.diff(own) > 0).all() else frames[own]
+                clips[row] = self._cut(chosen, int(where[row]))
         batch: Batch = {"video": _stacked(clips), "index": torch.from_numpy(indices)}
         batch |= {"video_index": torch.from_numpy(video), "view": torch.from_numpy(view)}
         batch |= {"frame_index": torch.from_numpy(numbers), "meta": {"sampling": self.sampling}}

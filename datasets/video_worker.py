@@ -1,7 +1,7 @@
 """The process in which video files are decoded: requests on standard input, frames on standard output.
 
-A message is four bytes of length and a JSON text of that length. Frames follow as bytes, or lie in shared memory, whose
-file descriptor is the argument. ``video_decode`` starts this with ``python -m`` and ends it when it takes too long.
+A message is four bytes of length, a JSON text of that length and, with frames, their bytes. ``video_decode`` starts
+this with ``python -m`` and ends it when it takes too long.
 """
 
 from __future__ import annotations
@@ -90,25 +90,17 @@ def leave_with_parent() -> None:
 
 
 def main() -> None:
-    """Answer until standard input ends. What libraries print goes nowhere: it would mix with the answers."""
+    """Answer until standard input ends. What libraries print goes nowhere: it would mix with the frames."""
     leave_with_parent()
     out = os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
-    shared = int(sys.argv[1]) if len(sys.argv) > 1 else None
     worker = Worker()
     requests = sys.stdin.buffer
-    while len(length := requests.read(LENGTH.size)) == LENGTH.size:
-        text = requests.read(LENGTH.unpack(length)[0])
-        head, body = worker.answer(json.loads(text))
-        if shared is not None and len(body):
-            left, place = memoryview(body).cast("B"), 0
-            while len(left):
-                written = os.pwrite(shared, left, place)
-                left, place = left[written:], place + written
-            body = b""
-        send(out, head, body)
+    while len(head := requests.read(LENGTH.size)) == LENGTH.size:
+        text = requests.read(LENGTH.unpack(head)[0])
+        send(out, *worker.answer(json.loads(text)))
 
 
 if __name__ == "__main__":
