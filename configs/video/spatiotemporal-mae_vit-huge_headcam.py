@@ -2,8 +2,8 @@
 
 Random masks of 0.9, values of the normalised clip as targets (norm_pix_loss off), all 16 frames predicted; the first
 release's constant rate. 64 clips a step = 4 GPUs x 1 video x 16 clips of it, which hides the cost of decoding; the
-second release took 4 x 64 x 1 and 1e-5. The recordings (SAYCam) are not public: data/headcam/train.csv lists ``path, label``
-of any videos. 250 epochs for one child; not run here.
+second release took 4 x 64 x 1 and 1e-5. The recordings (SAYCam) are not public: data/headcam/train.csv lists
+``path, label`` of any videos. 250 epochs for one child; not run here.
 torchrun --nproc_per_node=4 -m perception train video/spatiotemporal-mae_vit-huge_headcam --launcher pytorch
 """
 

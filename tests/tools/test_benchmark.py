@@ -117,3 +117,24 @@ def test_contenders_of_the_contrastive_loss_agree():
     torch.testing.assert_close(ours, theirs)
     for a, b in zip(*(torch.autograd.grad(x, (image, text, scale)) for x in (ours, theirs)), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_contenders_of_video_mae_have_equal_sizes():
+    from benchmarks.video_mae import DECODER_DEPTH, DECODER_HEADS, DECODER_WIDTH, backbone, transformers_model
+
+    from perception.registry import BACKBONES, PRETEXTS
+
+    ours = BACKBONES.build(backbone())
+    pretext = PRETEXTS.build(
+        dict(
+            type="VideoMAE",
+            decoder_dim=DECODER_WIDTH,
+            decoder_depth=DECODER_DEPTH,
+            decoder_num_heads=DECODER_HEADS,
+        )
+    )
+    pretext.attach(ours)
+    theirs = transformers_model()
+    assert sum(p.numel() for m in (ours, pretext) for p in m.parameters()) == sum(
+        p.numel() for p in theirs.parameters()
+    )

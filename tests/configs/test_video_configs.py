@@ -1,0 +1,106 @@
+"""Shipped video configs: they have the papers' sizes and values, and all that they lack is data on a user's disk."""
+
+import pytest
+import torch
+
+from perception.config import list_configs, load_config, plain
+from perception.registry import MODELS
+from perception.validation import validate_config
+
+NAMES = sorted(name for name in list_configs() if name.startswith("video/"))
+FULL = [n for n in NAMES if n.endswith(("_kinetics400", "_ssv2", "_ucf101", "_headcam", "-shot"))]
+
+
+def meta(name):
+    with torch.device("meta"):
+        return MODELS.build(plain(load_config(name))["model"])
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_full_size_configs_lack_data_alone(name):
+    faults = validate_config(load_config(name))
+    assert faults and all(fault.path.endswith((".dataset.root", ".dataset.path")) for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("size", "encoder", "decoder"),
+    [
+        ("small", (384, 12, 6), (192, 4, 3)),
+        ("base", (768, 12, 12), (384, 4, 6)),
+        ("large", (1024, 24, 16), (512, 12, 8)),
+        ("huge", (1280, 32, 16), (640, 12, 8)),
+    ],
+)
+def test_videomae_sizes(size, encoder, decoder):
+    model = meta(f"video/videomae_vit-{size}_kinetics400")
+    vit, mae = model.backbone, model.pretexts["video_mae"]
+    assert (vit.embed_dims, len(vit.blocks), vit.blocks[0].attn.num_heads) == encoder
+    assert (mae.decoder_dim, len(mae.decoder.blocks), mae.decoder.blocks[0].attn.num_heads) == decoder
+    assert mae.describe() == {"cubes that the encoder sees": "160 of 1568"}
+    tuned = meta(f"video/finetune_vit-{size}_kinetics400")
+    assert {k: v.shape for k, v in tuned.backbone.state_dict().items()} == {
+        k: v.shape for k, v in vit.state_dict().items()
+    }
+
+
+# data, mask ratio, epochs, rate before scaling, total batch, GPUs, stride
+PRETRAINING = [
+    ("base_kinetics400", 0.9, 1600, 1.5e-4, 64, 4),
+    ("small_ssv2", 0.9, 2400, 1.5e-4, 64, 2),
+    ("base_ucf101", 0.75, 3200, 3e-4, 8, 4),
+]
+
+
+@pytest.mark.parametrize(("name", "ratio", "epochs", "rate", "gpus", "stride"), PRETRAINING)
+def test_pre_training_values_of_the_paper(name, ratio, epochs, rate, gpus, stride):
+    cfg = plain(load_config(f"video/videomae_vit-{name}"))
+    loader, mae = cfg["train_dataloader"], cfg["model"]["pretexts"]["video_mae"]
+    total = gpus * loader["batch_size"]
+    assert total == {64: 2048, 8: 192}[gpus]
+    optimizer = cfg["optim_wrapper"]["optimizer"]
+    assert optimizer == dict(type="AdamW", lr=pytest.approx(rate * total / 256), betas=[0.9, 0.95], weight_decay=0.05)
+    assert (mae["mask"], mae["mask_ratio"], mae["target"]) == ("tube", ratio, "channel")
+    assert cfg["train_cfg"]["max_epochs"] == epochs and cfg["param_scheduler"]["warmup_epochs"] == 40
+    assert cfg["param_scheduler"]["min_lr"] == 1e-5 and "clip_grad" not in cfg["optim_wrapper"]
+    assert loader["dataset"]["stride"] == cfg["model"]["backbone"]["preprocess"]["stride"] == stride
+    assert [t["type"] for t in loader["dataset"]["transforms"]] == ["ClipMultiScaleCrop"]
+
+
+FINE_TUNING = [
+    # name, epochs, total batch, decay, drop path, dropout, flip, classes, test clips
+    ("base_kinetics400", 75, 384, 0.75, 0.1, 0.0, True, 400, (5, 3)),
+    ("small_ssv2", 30, 384, 0.75, 0.1, 0.0, False, 174, (2, 3)),
+    ("base_ucf101", 100, 128, 0.7, 0.2, 0.5, True, 101, (5, 3)),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "total", "decay", "drop_path", "dropout", "flip", "classes", "clips"), FINE_TUNING
+)
+def test_fine_tuning_values_of_the_paper(name, epochs, total, decay, drop_path, dropout, flip, classes, clips):
+    cfg = plain(load_config(f"video/finetune_vit-{name}"))
+    model, train, test = cfg["model"], cfg["train_dataloader"], cfg["test_dataloader"]["dataset"]
+    assert {384: 64, 128: 8}[total] * train["batch_size"] == total and train["dataset"]["repeats"] == 2
+    assert cfg["optim_wrapper"]["optimizer"]["lr"] == pytest.approx(5e-4 * total / 256)
+    assert cfg["optim_wrapper"]["paramwise_cfg"] == dict(decay=decay)
+    assert cfg["train_cfg"]["max_epochs"] == epochs and cfg["param_scheduler"]["min_lr"] == 1e-6
+    assert model["backbone"]["drop_path_rate"] == drop_path and model.get("dropout", 0.0) == dropout
+    assert (model["feature"], model["norm"], model["num_classes"]) == ("mean", "layer", classes)
+    transforms = {t["type"]: t for t in train["dataset"]["transforms"]}
+    assert ("ClipFlip" in transforms) == flip
+    assert transforms["Mix"]["num_classes"] == classes and transforms["RandomErasing"]["probability"] == 0.25
+    assert (transforms["RandAugment"]["magnitude"], transforms["RandAugment"]["num_ops"]) == (7, 4)
+    assert (test["views"], test["crops"]) == clips
+    assert test["sampling"] == ("uniform_views" if "ssv2" in name else "dense_views")
+
+
+def test_headcam_values():
+    cfg = plain(load_config("video/spatiotemporal-mae_vit-huge_headcam"))
+    model = meta("video/spatiotemporal-mae_vit-huge_headcam")
+    vit, mae = model.backbone, model.pretexts["spatiotemporal_mae"]
+    assert vit.num_cubes == 2048 and mae.describe() == {"cubes that the encoder sees": "204 of 2048"}
+    assert (mae.mask, mae.target, mae.out_cube, mae.decoder_pred.out_features) == ("random", "raw", (2, 14, 14), 1176)
+    head = 1280 * 700 + 700  # of a classifier of Kinetics-700
+    assert (sum(p.numel() for p in vit.parameters()) + head) / 1e6 == pytest.approx(633, abs=1)
+    assert cfg["optim_wrapper"]["clip_grad"] == dict(max_norm=0.1) and "param_scheduler" not in cfg
+    assert cfg["optim_wrapper"]["optimizer"]["lr"] == 1e-4 and cfg["train_dataloader"]["dataset"]["repeats"] == 16
