@@ -12,7 +12,7 @@ from perception.registry import BACKBONES
 from perception.validation import validate_config
 
 CONFIG = "remote_sensing/clip-distill_tiny_rsicd-mini"  # patches of 16 pixels, images of 64
-VIEWS = "train_dataloader.dataset.transforms.1"
+VIEWS = "train_dataloader.dataset.transforms.2"
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_of_several_transforms_the_last_one_sets_the_size() -> None:
     transforms.append(crop)
     assert validate_config(cfg, data_sets=False) == []
     crop["size"] = 63
-    assert [f.path for f in validate_config(cfg, data_sets=False)] == ["train_dataloader.dataset.transforms.2.size"]
+    assert [f.path for f in validate_config(cfg, data_sets=False)] == ["train_dataloader.dataset.transforms.3.size"]
     transforms.append(dict(type="RandomFlip"))
     assert len(validate_config(cfg, data_sets=False)) == 1
 

