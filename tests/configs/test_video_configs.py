@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from perception.config import list_configs, load_config, plain
-from perception.registry import MODELS
+from perception.datasets.moving_digits import MEAN, STD
+from perception.registry import DATASETS, MODELS
 from perception.validation import validate_config
 
 NAMES = sorted(name for name in list_configs() if name.startswith("video/"))
@@ -104,3 +105,25 @@ def test_headcam_values():
     assert (sum(p.numel() for p in vit.parameters()) + head) / 1e6 == pytest.approx(633, abs=1)
     assert cfg["optim_wrapper"]["clip_grad"] == dict(max_norm=0.1) and "param_scheduler" not in cfg
     assert cfg["optim_wrapper"]["optimizer"]["lr"] == 1e-4 and cfg["train_dataloader"]["dataset"]["repeats"] == 16
+
+
+@pytest.mark.parametrize("name", ["video/videomae_vit-tiny_moving-digits", "video/finetune_vit-tiny_moving-digits"])
+def test_small_configs_need_no_data_and_take_a_step_in_every_parameter(name, monkeypatch):
+    monkeypatch.delenv("PERCEPTION_DATA", raising=False)
+    cfg = load_config(name)
+    assert validate_config(cfg) == []
+    cfg = plain(cfg)
+    record = cfg["model"]["backbone"]["preprocess"]
+    assert (tuple(record["mean"]), tuple(record["std"])) == (MEAN, STD)
+    model = MODELS.build(cfg["model"])
+    data = DATASETS.build({**cfg["train_dataloader"]["dataset"], "count": 4})
+    (batch,) = model.data_preprocessor(data.__getitems__(range(4)), True)
+    loss, log = model.parse_losses(model(batch))
+    loss.backward()
+    assert (loss.isfinite() and {"interpolation_mse", "linear_blend_mse"} <= set(log)) or "accuracy" in log
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+def test_the_fine_tuned_trunk_is_the_pre_trained_one():
+    tiny = [meta(f"video/{kind}_vit-tiny_moving-digits").backbone.state_dict() for kind in ("videomae", "finetune")]
+    assert {k: v.shape for k, v in tiny[0].items()} == {k: v.shape for k, v in tiny[1].items()}
