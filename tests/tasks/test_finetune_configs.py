@@ -26,9 +26,20 @@ PAIRS: dict[str, str | dict[str, str]] = {
     "image/finetune_vit-huge_imagenet": "image/mae_vit-huge_imagenet",
     "remote_sensing/finetune_clip-tiny_land-cover": "remote_sensing/clip_tiny_land-cover",
     "remote_sensing/finetune_convnet_eurosat-mini": "remote_sensing/simclr_convnet_eurosat-mini",
+    "video/finetune_vit-base_kinetics400": "video/videomae_vit-base_kinetics400",
+    "video/finetune_vit-base_ssv2": "video/videomae_vit-base_ssv2",
+    "video/finetune_vit-base_ucf101": "video/videomae_vit-base_ucf101",
+    "video/finetune_vit-huge_kinetics400": "video/videomae_vit-huge_kinetics400",
+    "video/finetune_vit-huge_ssv2-10-shot": "video/spatiotemporal-mae_vit-huge_headcam",
+    "video/finetune_vit-large_kinetics400": "video/videomae_vit-large_kinetics400",
+    "video/finetune_vit-small_kinetics400": "video/videomae_vit-small_kinetics400",
+    "video/finetune_vit-small_ssv2": "video/videomae_vit-small_ssv2",
+    "video/finetune_vit-tiny_moving-digits": "video/videomae_vit-tiny_moving-digits",
 }
-# What may differ between the two: regularisation, which no weight depends on.
-FREE = ("drop_path_rate", "drop_rate", "in_drop", "attn_drop")
+# On data that is not here.
+ELSEWHERE = ("imagenet", "kinetics400", "ssv2", "ucf101")
+# What may differ between the two: regularisation, which no weight depends on, and how weights begin.
+FREE = ("drop_path_rate", "drop_rate", "in_drop", "attn_drop", "init")
 
 
 def test_every_fine_tuning_config_is_listed():
@@ -36,15 +47,20 @@ def test_every_fine_tuning_config_is_listed():
 
 
 def filled(backbone: dict) -> dict:
-    """The config of a backbone with defaults and the whole Preprocess record."""
-    from perception.registry import BACKBONES, PREPROCESSES
+    """The config of a backbone with its defaults, without the Preprocess record."""
+    from perception.registry import BACKBONES
     from perception.signatures import signature_of
 
     arguments = signature_of(BACKBONES.get(backbone["type"])).arguments
     defaults = {key: plain(argument.default) for key, argument in arguments.items() if not argument.required}
-    found = {**{k: v for k, v in {**defaults, **backbone}.items() if k not in FREE}}
-    record = found.get("preprocess")
-    return {**found, "preprocess": plain(PREPROCESSES.build(dict(record)).record()) if record else None}
+    return {k: v for k, v in {**defaults, **backbone}.items() if k not in (*FREE, "preprocess")}
+
+
+def record_of(backbone: dict):
+    from perception.registry import PREPROCESSES
+
+    record = backbone.get("preprocess")
+    return PREPROCESSES.build(dict(record)) if record else None
 
 
 def backbone_of(name: str) -> dict:
@@ -56,10 +72,15 @@ def test_backbone_equals_the_one_that_is_pre_trained(name):
     own, others = backbone_of(name), PAIRS[name]
     pairs = [(own, others)] if isinstance(others, str) else [(own[place], other) for place, other in others.items()]
     for mine, other in pairs:
-        assert filled(mine) == filled(backbone_of(other))
+        theirs = backbone_of(other)
+        assert filled(mine) == filled(theirs)
+        if record_of(mine) is None:
+            assert record_of(theirs) is None
+        else:
+            record_of(mine).require_same(record_of(theirs).record(), other)
 
 
 @pytest.mark.skipif("PERCEPTION_DATA" not in os.environ, reason="PERCEPTION_DATA is not set: data sets cannot be found")
-@pytest.mark.parametrize("name", [n for n in PAIRS if "imagenet" not in n])
+@pytest.mark.parametrize("name", [n for n in PAIRS if not any(data in n for data in ELSEWHERE)])
 def test_config_has_no_faults(name):
     assert validate_config(load_config(name)) == []
