@@ -42,13 +42,31 @@ def cut_cubes(clips: Tensor, cube: Sizes, ids: Tensor | None = None, channels_fi
     batch, channels = clips.shape[:2]
     slots, rows, columns = cube_grid(tuple(clips.shape), cube)
     u, p, q = cube
+    if ids is not None:
+        taken = _take_cubes(clips, cube, ids)
+        return taken.flatten(2) if channels_first else taken.transpose(2, 3).flatten(2)
     blocks = clips.reshape(batch, channels, slots, u, rows, p, columns, q)
     blocks = blocks.permute((0, 2, 4, 6, 1, 3, 5, 7) if channels_first else (0, 2, 4, 6, 3, 5, 7, 1))
-    if ids is None:
-        return blocks.reshape(batch, slots * rows * columns, -1)
-    sample = torch.arange(batch, device=clips.device)[:, None]
-    taken = blocks[sample, ids // (rows * columns), ids // columns % rows, ids % columns]
-    return taken.reshape(*ids.shape, -1)
+    return blocks.reshape(batch, slots * rows * columns, -1)
+
+
+def _take_cubes(clips: Tensor, cube: Sizes, ids: Tensor) -> Tensor:
+    """Cubes ``ids`` (B, K) of clips (B, C, T, H, W): (B, K, C, u*p*q), copied by runs of q pixels.
+
+    Rows of one table, several times faster than indices along every axis.
+    """
+    batch, channels, frames, height = clips.shape[:4]
+    (u, p, q), (_, rows, columns) = cube, cube_grid(tuple(clips.shape), cube)
+
+    def steps(count: int, size: int) -> Tensor:
+        return torch.arange(0, count * size, size, device=ids.device)
+
+    frame, clip = height * columns, frames * height * columns  # in runs
+    corner = ids // (rows * columns) * (u * frame) + ids // columns % rows * (p * columns) + ids % columns
+    within = (steps(u, frame)[:, None] + steps(p, columns)).flatten()
+    planes = steps(batch, channels * clip)[:, None, None] + corner[:, :, None] + steps(channels, clip)
+    runs = F.embedding(planes[..., None] + within, clips.reshape(-1, q))
+    return runs.flatten(3)
 
 
 def join_cubes(cubes: Tensor, cube: Sizes, grid: Sizes) -> Tensor:
