@@ -1,8 +1,8 @@
 """VideoMAE (NeurIPS 2022) on embedded clips: a digit crosses a drifting texture, and the label is where it goes.
 
-No download, about five minutes on one CPU core. One seed gives 55.0 % linear and 46.0 % kNN; the untrained encoder gives
-39.5 and 42.1 %, static pixels 25.5 and 28.4 %, chance is 25 %. Pixels themselves as targets and a ratio of 0.75, not the
-paper's normalised cubes at 0.9: short runs with those fall below the untrained encoder.
+No download, about five minutes on one CPU core. One seed gives 55.0 % linear and 46.0 % kNN; the untrained encoder
+gives 39.5 and 42.1 %, static pixels 25.5 and 28.4 %, chance is 25 %. Pixels themselves as targets and a ratio of 0.75,
+not the paper's normalised cubes at 0.9: short runs with those fall below the untrained encoder.
 """
 
 from mmengine.config import read_base
