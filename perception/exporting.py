@@ -75,7 +75,17 @@ def load_weights(backbone: Backbone, source: str | Path, seed: int | None = None
     state, record, origin = read_backbone_state(source, torch.initial_seed() if seed is None else seed)
     preprocess = record.get("preprocess")
     backbone.require_compatible(record, origin)
-    load_state(backbone, state, origin)
+    try:
+        load_state(backbone, state, origin)
+    except CheckpointError as error:
+        theirs, own = (record.get("config") or {}).get("type"), type(backbone).__name__
+        if theirs is None or theirs == own:
+            raise
+        # A list of hundreds of names would bury what is wrong.
+        raise CheckpointError(
+            f"{origin} holds the weights of a {theirs}, but the backbone of this config is a {own}: start it from a "
+            f"run or an export of a {own}"
+        ) from error
     step = f", step {record['step']}" if record.get("step") is not None else ""
     unrecorded = "" if preprocess else "; it holds no Preprocess record, so normalisation could not be compared"
     text = f"backbone started from {origin}{step}: {len(state)} tensors{unrecorded}"

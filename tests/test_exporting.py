@@ -127,6 +127,21 @@ def test_another_architecture_is_listed(tmp_path):
         build_backbone({**WIDE, "init_from": str(file)})
 
 
+def test_weights_of_another_kind_are_named_instead_of_listed(tmp_path):
+    network = {"type": "ConvNet", "widths": (4,), "strides": (2,)}
+    convnet = build_backbone(network)
+    state = {f"backbone.{k}": v for k, v in convnet.state_dict().items()}
+    meta = {"config": json.dumps({"model": {"backbone": network}})}  # a record of images would be refused before
+    save_checkpoint({"meta": meta, "state_dict": state}, tmp_path / "step_00000001.pth")
+    with pytest.raises(CheckpointError) as caught:
+        build_backbone({**WIDE, "init_from": str(tmp_path / "step_00000001.pth")})
+    message = str(caught.value)
+    assert "weights of a ConvNet" in message and "is a ToyBackbone" in message and "\n" not in message
+    make_run(tmp_path / "seed_0")  # of one kind, the tensors that differ are listed as before
+    with pytest.raises(CheckpointError, match=r"linear\.weight"):
+        build_backbone({**WIDE, "width": 8, "init_from": str(tmp_path / "seed_0")})
+
+
 def test_a_bare_state_dict_is_taken_with_a_word_about_its_record(tmp_path):
     torch.manual_seed(1)
     backbone = ToyBackbone(width=6)
