@@ -152,7 +152,7 @@ class DrivingPreprocess(Preprocess):
         if tuple(cams.shape[-2:]) != self.image_size:
             raise DataError(
                 f"camera images of {tuple(cams.shape[-2:])} pixels, but the Preprocess record says {self.image_size}: "
-                "give the data set size=, which keeps the calibration right"
+                "give the data set image_size= (DrivingScenes: camera_size=), which keeps the calibration right"
             )
         count = tuple(cams.shape[:2])
         for name in ("cam2img", "lidar2cam"):
