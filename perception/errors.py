@@ -61,7 +61,7 @@ class ConfigError(PerceptionError):
 
 def check_arguments(
     path: str, check: Callable[[dict[str, Any]], Iterable[tuple[str, str]]], given: Mapping[str, Any]
-) -> None:
+) -> dict[str, Any]:
     """For constructors: what ``check_config`` says of a config holds for types that are built in code, too.
 
     Args:
@@ -69,13 +69,17 @@ def check_arguments(
         check: the type's ``check_config``.
         given: ``locals()`` of the constructor, as its first statement.
 
+    Returns:
+        The arguments by name, without ``self``.
+
     Raises:
         ConfigError: the arguments have faults; all are named.
     """
     arguments = {key: value for key, value in given.items() if key not in ("self", "__class__")}
-    faults = [Fault(f"{path}.{key}", arguments[key], text) for key, text in check(arguments)]
+    faults = [Fault(f"{path}.{key}", arguments.get(key), text) for key, text in check(dict(arguments))]
     if faults:
         raise ConfigError(faults)
+    return arguments
 
 
 def not_among(value: object, choices: Iterable[object]) -> str:

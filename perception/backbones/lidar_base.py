@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from perception.backbones.bev_base import BEVBackbone, points_of
-from perception.errors import CheckpointError, ConfigError, Fault, not_among
+from perception.errors import CheckpointError, not_among
 from perception.geometry.grid import BEVGrid, grid_faults
 from perception.layers.bev_conv import BEVNeck, BEVStages, out_stride, stage_faults
 from perception.layers.voxels import Voxels, dynamic_voxels, hard_voxels
@@ -199,13 +199,6 @@ class LidarBackbone(BEVBackbone):
         """Faults of stages and neck on a canvas of ``shape`` (Ny, Nx)."""
         keys = ("layers", "strides", "channels", "scales", "neck_channels")
         return stage_faults(shape, *(settings[key] for key in keys))
-
-
-def require_sound(cls: type[LidarBackbone], arguments: Mapping[str, Any]) -> None:
-    """Raise a ``ConfigError`` of all faults of ``arguments``."""
-    faults = [Fault(f"model.backbone.{k}", arguments.get(k), text) for k, text in cls.check_config(dict(arguments))]
-    if faults:
-        raise ConfigError(faults)
 
 
 def columns_of(record: Preprocess | Mapping[str, Any]) -> int:

@@ -92,8 +92,7 @@ class LiftSplat(BEVBackbone):
         cached_rigs: int = 2,
         preprocess: Preprocess | dict[str, Any] | None = None,
     ) -> None:
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        check_arguments("model.backbone", self.check_config, arguments)
+        arguments = check_arguments("model.backbone", self.check_config, locals())
         settings = self.resolve(arguments)
         size = pair(settings["image_size"])
         image = BACKBONES.build(_sized(settings["image_backbone"], size))

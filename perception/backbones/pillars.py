@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from perception.backbones.lidar_base import LidarBackbone, columns_of, require_sound
+from perception.backbones.lidar_base import LidarBackbone, columns_of
+from perception.errors import check_arguments
 from perception.layers.pillar_features import PillarFeatureNet, scatter_to_map
 from perception.layers.voxels import Voxels
 from perception.registry import BACKBONES
@@ -119,8 +120,7 @@ class PillarNet(LidarBackbone):
         conv_for_one: bool | None = None,
         preprocess: Preprocess | dict[str, Any] | None = None,
     ) -> None:
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        require_sound(type(self), arguments)
+        arguments = check_arguments("model.backbone", self.check_config, locals())
         settings = self.resolve(arguments)
         super().__init__(arguments, settings["pillar_channels"][-1])
         self.pts_voxel_encoder = PillarFeatureNet(

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from perception.backbones.lidar_base import LidarBackbone, columns_of, require_sound
+from perception.backbones.lidar_base import LidarBackbone, columns_of
+from perception.errors import check_arguments
 from perception.layers.sparse_conv import SparseEncoder, SparseMap, encoded_shape
 from perception.layers.voxels import Voxels
 from perception.registry import BACKBONES
@@ -95,8 +96,7 @@ class VoxelNet(LidarBackbone):
         conv_for_one: bool | None = None,
         preprocess: Preprocess | dict[str, Any] | None = None,
     ) -> None:
-        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        require_sound(type(self), arguments)
+        arguments = check_arguments("model.backbone", self.check_config, locals())
         settings = self.resolve(arguments)
         stages, width = settings["encoder"], settings["encoder_channels"]
         z_range = _heights(settings)

@@ -63,8 +63,7 @@ class FindRegions(Transform):
         seed: int = 0,
         cache: str | None = None,
     ) -> None:
-        arguments = dict(locals())
-        check_arguments("transforms.FindRegions", self.check_config, arguments)
+        arguments = check_arguments("transforms.FindRegions", self.check_config, locals())
         self.settings = _settings(arguments)
         self.folder = None if cache is None else Path(cache).expanduser()
         self._remembered: OrderedDict[str, np.ndarray] = OrderedDict()
