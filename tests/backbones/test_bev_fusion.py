@@ -107,7 +107,7 @@ def test_branches_start_from_runs_of_their_own(tmp_path):
     assert torch.equal(started.lidar.bev(batch), whole.lidar.bev(batch))
     assert torch.equal(started.camera.bev(batch), whole.camera.bev(batch))
     assert not torch.equal(started.fuser.mix[0].weight, whole.fuser.mix[0].weight)
-    with pytest.raises(CheckpointError, match="made for another model"):
+    with pytest.raises(CheckpointError, match="weights of a LiftSplat, but the backbone of this config is a PillarNet"):
         build(lidar={**LIDAR, "init_from": sources["camera"]})
     other = {**LIDAR, "preprocess": {**LIDAR["preprocess"], "intensity_scale": 255.0}}
     with pytest.raises(CheckpointError, match=r"another Preprocess record[\s\S]*intensity_scale"):
