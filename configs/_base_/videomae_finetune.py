@@ -31,7 +31,7 @@ _clips = dict(type="Kinetics", root="data/kinetics400", frames=16, stride=4, on_
 _augment = [
     dict(type="ClipResizedCrop", size=224, scale=(0.08, 1.0)),
     dict(type="RandAugment", magnitude=7, magnitude_std=0.5, num_ops=4),
-    dict(type="ClipFlip"),
+    dict(type="RandomFlip"),
     dict(type="RandomErasing", probability=0.25),
     dict(type="Mix", num_classes=400, mixup=0.8, cutmix=1.0),
 ]

@@ -56,7 +56,7 @@ train_dataloader = dict(
         repeats=16,
         labels=False,
         on_error="skip",
-        transforms=[dict(type="ClipResizedCrop", size=224, scale=(0.5, 1.0)), dict(type="ClipFlip")],
+        transforms=[dict(type="ClipResizedCrop", size=224, scale=(0.5, 1.0)), dict(type="RandomFlip")],
     ),
 )
 train_cfg = dict(type="TrainLoop", max_epochs=250)

@@ -14,10 +14,11 @@ from itertools import pairwise
 import numpy as np
 from torch import Tensor
 
+from perception.transforms.image_augment import LUMA
+
 SIDE = 32  # of the picture that is transformed
 LOW = 8  # frequencies kept per axis
 BITS = LOW * LOW
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _BLOCK = 1 << 22  # pairs compared at a time
 _COUNTS = np.array([bin(value).count("1") for value in range(1 << 16)], dtype=np.uint8)
 

@@ -19,6 +19,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from perception.transforms.image_augment import LUMA
+
 CameraCorruption = Callable[[np.ndarray, int, Any], np.ndarray]
 _DEVIATION = (0.08, 0.12, 0.18, 0.26, 0.38)
 _GREY = 128 / 255
@@ -80,7 +82,7 @@ def snow(images: np.ndarray, severity: int, random: Any) -> np.ndarray:
         (0.55, 0.3, 2.5, 0.85, 12, 0.55),
     )[severity - 1]
     height, width = images.shape[1:3]
-    grey = images @ np.array([0.299, 0.587, 0.114])
+    grey = images @ np.array(LUMA)
     white = np.maximum(images, grey[..., None] * 1.5 + 0.5)
     layers = []
     for _ in images:

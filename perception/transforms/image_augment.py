@@ -23,10 +23,19 @@ from perception.transforms.image_resize import INTERPOLATIONS, resize
 from perception.transforms.preprocess import Batch
 from perception.transforms.randomness import SampleRandom
 
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in brightness (ITU-R BT.601)
+
 
 def pixel_field(batch: Batch) -> str:
-    """Field of a batch that a transform of images works on: ``video`` where there are clips, else ``image``."""
-    return "video" if "video" in batch else "image"
+    """Field of a batch that a transform of images works on: ``video`` where there are clips, else ``image``.
+
+    Raises:
+        DataError: it has neither.
+    """
+    for name in ("video", "image"):
+        if name in batch:
+            return name
+    raise DataError(f"transforms of pixels need 'image' or 'video'; the batch holds {', '.join(sorted(batch))}")
 
 
 def stacked(batch: Batch, transform: Transform) -> np.ndarray:
@@ -46,10 +55,10 @@ def stacked(batch: Batch, transform: Transform) -> np.ndarray:
 
 @TRANSFORMS.register_module()
 class RandomFlip(Transform):
-    """Mirrors images left to right.
+    """Mirrors images left to right, and clips with all their frames. Not for labels that tell left from right.
 
     Args:
-        probability: share of images that are mirrored.
+        probability: share of samples that are mirrored.
     """
 
     def __init__(self, probability: float = 0.5) -> None:
@@ -58,12 +67,14 @@ class RandomFlip(Transform):
     def __call__(self, batch: Batch, random: SampleRandom) -> Batch:
         """RAW batch -> RAW batch; takes lists too."""
         chosen = random.uniform() < self.probability
-        images = batch["image"]
+        field = pixel_field(batch)
+        images = batch[field]
         if not isinstance(images, Tensor):
             flipped = [image.flip(-1) if flip else image for image, flip in zip(images, chosen, strict=True)]
-            return {**batch, "image": flipped}
+            return {**batch, field: flipped}
         array = images.numpy()
-        return {**batch, "image": torch.from_numpy(np.where(chosen[:, None, None, None], array[..., ::-1], array))}
+        mirrored = chosen.reshape(-1, *[1] * (array.ndim - 1))
+        return {**batch, field: torch.from_numpy(np.where(mirrored, array[..., ::-1], array))}
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:

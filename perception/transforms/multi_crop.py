@@ -12,12 +12,10 @@ from torch import Tensor
 from perception.errors import DataError, not_among
 from perception.registry import TRANSFORMS
 from perception.transforms.base import Transform
-from perception.transforms.image_augment import RandomResizedCrop
+from perception.transforms.image_augment import LUMA, RandomResizedCrop
 from perception.transforms.image_resize import INTERPOLATIONS, resize
 from perception.transforms.preprocess import Batch
 from perception.transforms.randomness import SampleRandom
-
-_GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue in brightness (ITU-R BT.601)
 
 
 @TRANSFORMS.register_module()
@@ -146,7 +144,7 @@ class MultiCrop(Transform):
                 raise DataError(
                     f"MultiCrop.saturation is for red, green and blue; the images have {views.shape[1]} bands"
                 )
-            red, green, blue = (values[:, band : band + 1] * weight for band, weight in enumerate(_GREY))
+            red, green, blue = (values[:, band : band + 1] * weight for band, weight in enumerate(LUMA))
             values = values.mul_(colour).add_((red + green + blue).mul_(1 - colour))
         values = values.sub_(mean).mul_(contrast).add_(mean).mul_(light)
         if self.band_shift:

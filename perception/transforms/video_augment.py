@@ -16,14 +16,13 @@ from torch import Tensor
 from perception.errors import DataError, not_among
 from perception.registry import TRANSFORMS
 from perception.transforms.base import Compose, Transform
-from perception.transforms.image_augment import RandomResizedCrop
+from perception.transforms.image_augment import LUMA, RandomResizedCrop
 from perception.transforms.image_resize import INTERPOLATIONS, resize
 from perception.transforms.preprocess import Batch
 from perception.transforms.randomness import SampleRandom
 
-_GREY = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue in brightness (ITU-R BT.601)
 # Brightness and two axes of colour (NTSC's YIQ): a turn of the latter is a turn of the hue that leaves grey as it is.
-_YIQ = np.array([_GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_YIQ = np.array([LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
 def clips_of(batch: Batch, transform: Transform) -> Tensor:
@@ -38,31 +37,6 @@ def clips_of(batch: Batch, transform: Transform) -> Tensor:
     if not isinstance(batch["video"], Tensor):
         raise DataError(f"{name} needs clips of one size: put it after ClipResizedCrop or give the data set size=")
     return batch["video"]
-
-
-@TRANSFORMS.register_module()
-class ClipFlip(Transform):
-    """Mirrors clips left to right. Not for labels that tell left from right, as in Something-Something.
-
-    Args:
-        probability: share of clips that are mirrored.
-    """
-
-    def __init__(self, probability: float = 0.5) -> None:
-        self.probability = probability
-
-    def __call__(self, batch: Batch, random: SampleRandom) -> Batch:
-        """RAW batch -> RAW batch."""
-        clips = clips_of(batch, self)
-        chosen = torch.from_numpy(np.flatnonzero(random.uniform() < self.probability))
-        out = clips.clone()
-        out[chosen] = clips[chosen].flip(-1)
-        return {**batch, "video": out}
-
-    @classmethod
-    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
-        """Faults of a config."""
-        yield from _probability_faults(cfg)
 
 
 class _ClipCrop(Transform):
@@ -223,7 +197,7 @@ class ClipJitter(Transform):
         turns = 2 * np.pi * random.uniform(-self.hue, self.hue)
         for i in np.flatnonzero(chosen).tolist():
             values = clips[i].flatten(1).float()
-            mean = _GREY @ values.mean(1, dtype=torch.float64).numpy()
+            mean = np.array(LUMA) @ values.mean(1, dtype=torch.float64).numpy()
             light, contrast, colour = factors[i].tolist()
             matrix, shift = colour_map(light, contrast, colour, float(turns[i]), float(mean))
             values = torch.from_numpy(matrix).float() @ values + torch.from_numpy(shift).float()[:, None]
@@ -245,7 +219,7 @@ def colour_map(
     brightness: float, contrast: float, saturation: float, turn: float, mean: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Matrix (3, 3) and shift (3,) of a change of colours; ``mean`` is the mean grey before it, ``turn`` in radians."""
-    grey = np.tile(_GREY, (3, 1))
+    grey = np.tile(np.array(LUMA), (3, 1))
     colours = saturation * np.eye(3) + (1 - saturation) * grey
     cosine, sine = np.cos(turn), np.sin(turn)
     rotation = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
@@ -268,7 +242,7 @@ class ClipGrey(Transform):
     def __call__(self, batch: Batch, random: SampleRandom) -> Batch:
         """RAW batch -> RAW batch."""
         clips = clips_of(batch, self).clone()
-        weights = torch.from_numpy(_GREY).float().view(3, 1, 1, 1)
+        weights = torch.from_numpy(np.array(LUMA)).float().view(3, 1, 1, 1)
         for i in np.flatnonzero(random.uniform() < self.probability).tolist():
             clips[i] = (clips[i] * weights).sum(0).round_().to(torch.uint8)
         return {**batch, "video": clips}

@@ -88,7 +88,7 @@ def test_fine_tuning_values_of_the_paper(name, epochs, total, decay, drop_path, 
     assert model["backbone"]["drop_path_rate"] == drop_path and model.get("dropout", 0.0) == dropout
     assert (model["feature"], model["norm"], model["num_classes"]) == ("mean", "layer", classes)
     transforms = {t["type"]: t for t in train["dataset"]["transforms"]}
-    assert ("ClipFlip" in transforms) == flip
+    assert ("RandomFlip" in transforms) == flip
     assert transforms["Mix"]["num_classes"] == classes and transforms["RandomErasing"]["probability"] == 0.25
     assert (transforms["RandAugment"]["magnitude"], transforms["RandAugment"]["num_ops"]) == (7, 4)
     assert (test["views"], test["crops"]) == clips

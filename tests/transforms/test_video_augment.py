@@ -6,10 +6,10 @@ import torch
 
 from perception.errors import DataError
 from perception.registry import TRANSFORMS
+from perception.transforms.image_augment import RandomFlip
 from perception.transforms.randomness import SampleRandom
 from perception.transforms.video_augment import (
     ClipBlur,
-    ClipFlip,
     ClipGrey,
     ClipJitter,
     ClipMultiScaleCrop,
@@ -19,13 +19,13 @@ from perception.transforms.video_augment import (
 )
 
 CONFIGS = [
-    dict(type="ClipFlip"),
+    dict(type="RandomFlip"),
     dict(type="ClipResizedCrop", size=(12, 10)),
     dict(type="ClipMultiScaleCrop", size=12),
     dict(type="ClipJitter"),
     dict(type="ClipGrey", probability=0.5),
     dict(type="ClipBlur"),
-    dict(type="ClipViews", views=[[dict(type="ClipFlip")], [dict(type="ClipFlip"), dict(type="ClipJitter")]]),
+    dict(type="ClipViews", views=[[dict(type="RandomFlip")], [dict(type="RandomFlip"), dict(type="ClipJitter")]]),
 ]
 
 
@@ -58,7 +58,7 @@ def test_frames_that_are_alike_stay_alike(cfg):
 
 
 def test_flip_mirrors_about_half():
-    whole, before = apply(ClipFlip(), range(24)), clips()
+    whole, before = apply(RandomFlip(), range(24)), clips()
     mirrored = [torch.equal(a, b.flip(-1)) for a, b in zip(whole, before, strict=True)]
     kept = [torch.equal(a, b) for a, b in zip(whole, before, strict=True)]
     assert all(m != k for m, k in zip(mirrored, kept, strict=True)) and 5 <= sum(mirrored) <= 19
@@ -74,7 +74,7 @@ def test_crops_of_clips_of_different_sizes():
     with pytest.raises(DataError, match="one length"):
         ClipResizedCrop(8)({"video": [ragged[0], ragged[1][:, :2]]}, SampleRandom(0, 0, np.arange(2)))
     with pytest.raises(DataError, match="needs 'video'"):
-        ClipFlip()({"image": 0}, SampleRandom(0, 0, np.arange(2)))
+        ClipGrey()({"image": 0}, SampleRandom(0, 0, np.arange(2)))
 
 
 def test_a_crop_moves_all_frames_alike():
@@ -146,7 +146,7 @@ def test_grey_and_blur():
 
 
 def test_views_are_drawn_independently():
-    both = ClipViews([[ClipFlip()], [ClipFlip()]])
+    both = ClipViews([[RandomFlip()], [RandomFlip()]])
     weak, strong = apply(both, range(24), key="views")
     mirrored = [(torch.equal(a, b), torch.equal(a, b.flip(-1))) for a, b in zip(weak, strong, strict=True)]
     assert 5 <= sum(same for same, _ in mirrored) <= 19 and all(a != b for a, b in mirrored)
@@ -157,7 +157,7 @@ def test_views_are_drawn_independently():
 @pytest.mark.parametrize(
     ("cfg", "key"),
     [
-        (dict(type="ClipFlip", probability=2), "probability"),
+        (dict(type="RandomFlip", probability=2), "probability"),
         (dict(type="ClipResizedCrop", size=8, scale=(0.0, 1), ratio=(1, 1), interpolation="bilinear"), "scale"),
         (dict(type="ClipResizedCrop", size=8, scale=(1, 1), ratio=(1, 1), interpolation="bilinar"), "interpolation"),
         (dict(type="ClipMultiScaleCrop", size=0, scales=(1,), distortion=1, interpolation="bilinear"), "size"),
