@@ -3,7 +3,7 @@
 from mmengine.config import read_base
 
 with read_base():
-    from .runtime import *
+    from .short_runs import *
 
 model = dict(type="BEVDetector", classes=("car", "truck", "pedestrian"), velocity=False, width=32)
 train_dataloader = dict(
@@ -23,12 +23,4 @@ val_evaluator = dict(type="BEVDetectionMetric")
 test_evaluator = val_evaluator
 
 train_cfg = dict(type="TrainLoop", max_iters=300)
-optim_wrapper = dict(
-    type="AutocastOptimWrapper",
-    dtype="bfloat16",
-    constructor="LayerDecay",  # no decay of biases and norms
-    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.01),
-    clip_grad=35.0,
-)
-param_scheduler = dict(type="CosineWarmup", warmup_steps=30, min_lr=0.0, by_step=True)
-custom_hooks = [dict(type="NormMomentum", momentum=0.1)]  # the published 0.01 needs thousands of steps
+param_scheduler.update(warmup_steps=30)

@@ -3,7 +3,7 @@
 from mmengine.config import read_base
 
 with read_base():
-    from .runtime import *
+    from .short_runs import *
 
 model = dict(
     backbone=dict(
@@ -35,14 +35,6 @@ train_dataloader = dict(
     ),
 )
 train_cfg = dict(type="TrainLoop", max_iters=400)
-optim_wrapper = dict(
-    type="AutocastOptimWrapper",
-    dtype="bfloat16",
-    constructor="LayerDecay",  # no decay of biases and norms
-    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.01),
-    clip_grad=35.0,
-)
-param_scheduler = dict(type="CosineWarmup", warmup_steps=20, min_lr=0.0, by_step=True)
 
 _places = [dict(type="QueryBoxes", background=6, min_height=0.3, extent=30.0)]
 evaluation = dict(

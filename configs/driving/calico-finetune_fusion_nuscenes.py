@@ -10,45 +10,13 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.bevfusion_branches import camera as _camera
     from .._base_.bevfusion_branches import lidar as _lidar
-    from .._base_.nuscenes import *
+    from .._base_.centerpoint_nuscenes import *
 
-_classes = (
-    "car",
-    "truck",
-    "construction_vehicle",
-    "bus",
-    "trailer",
-    "barrier",
-    "motorcycle",
-    "bicycle",
-    "pedestrian",
-    "traffic_cone",
+model.update(backbone=dict(type="BEVFusion", lidar=_lidar, camera=_camera, fused_channels=256))
+train_dataloader["dataset"].update(fraction=0.1)
+train_dataloader["dataset"]["transforms"].append(
+    dict(type="AugmentCameras", size=(256, 704), scale=(0.38, 0.55), rotation=5.4, flip=0.5)
 )
-
-model = dict(
-    type="BEVDetector",
-    preset="nuscenes",
-    classes=_classes,
-    backbone=dict(type="BEVFusion", lidar=_lidar, camera=_camera, fused_channels=256),
-)
-train_dataloader["dataset"].update(
-    fraction=0.1,
-    transforms=[
-        dict(type="AugmentPoints", rotation=45.0, scale=(0.9, 1.1), translation=0.5, flip_x=0.5, flip_y=0.5),
-        dict(type="AugmentCameras", size=(256, 704), scale=(0.38, 0.55), rotation=5.4, flip=0.5),
-    ],
-)
-val_dataloader = dict(
-    batch_size=4,
-    num_workers=8,
-    dataset=dict(
-        type="NuScenes",
-        split="val",
-        transforms=[
-            dict(type="AugmentCameras", size=(256, 704), scale=(0.48, 0.48), rotation=0.0, flip=0.0, centre=True)
-        ],
-    ),
-)
-test_dataloader = val_dataloader  # the labels of the test split are secret
-val_evaluator = dict(type="BEVDetectionMetric")
-test_evaluator = val_evaluator
+_test_views = [dict(type="AugmentCameras", size=(256, 704), scale=(0.48, 0.48), rotation=0.0, flip=0.0, centre=True)]
+val_dataloader["dataset"].update(transforms=_test_views)
+test_dataloader["dataset"].update(transforms=_test_views)
