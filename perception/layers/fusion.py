@@ -28,13 +28,14 @@ class ConvFuser(nn.Module):
 
 
 def keep_one_at_least(size: int, rates: Sequence[float], device: torch.device) -> Tensor:
-    """Which of two sensors each sample keeps: (B, 2) bool, drawn from torch's generator.
+    """Which of S sensors or branches each sample keeps, all but at most one: (B, S) bool, drawn from torch's generator.
 
     Args:
         size: samples B.
-        rates: probability with which the first, and the second, is dropped; never both.
+        rates: (S,) probability with which each is dropped, at most 1 together; never several of a sample.
         device: of the result.
     """
-    first, second = rates
     drawn = torch.rand(size)
-    return torch.stack([drawn >= first, drawn < 1 - second], dim=1).to(device)
+    ends = [sum(rates[: place + 1]) for place in range(len(rates) - 1)]
+    first = [(drawn < end - rate) | (drawn >= end) for end, rate in zip(ends, rates, strict=False)]
+    return torch.stack([*first, drawn < 1 - rates[-1]], dim=1).to(device)
