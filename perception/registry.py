@@ -94,5 +94,6 @@ BACKBONES = Registry(
 PRETEXTS = Registry("pretext", ["perception.pretext", "perception.graphs"])
 PREPROCESSES = Registry("preprocess record", ["perception.transforms", "perception.graphs"])
 TOKENIZERS = Registry("tokenizer", ["perception.text"])
+TEXT_ENCODERS = Registry("text encoder", ["perception.text"])
 PROTOCOLS = Registry("evaluation protocol", ["perception.evaluation"])
 BALANCERS = Registry("loss balancer", ["perception.engine"])

@@ -35,6 +35,7 @@ _PLACES: dict[str, Any] = {
     "camera": reg.BACKBONES,
     "preprocess": reg.PREPROCESSES,
     "tokenizer": reg.TOKENIZERS,
+    "text_encoder": reg.TEXT_ENCODERS,
     "fit": reg.DATASETS,
     "balance": reg.BALANCERS,
     "dataset": reg.DATASETS,

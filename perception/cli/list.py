@@ -17,6 +17,7 @@ _KINDS = {
     "transforms": "TRANSFORMS",
     "preprocesses": "PREPROCESSES",
     "tokenizers": "TOKENIZERS",
+    "text_encoders": "TEXT_ENCODERS",
     "protocols": "PROTOCOLS",
     "metrics": "METRICS",
     "balancers": "BALANCERS",
