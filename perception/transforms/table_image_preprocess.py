@@ -249,8 +249,8 @@ class TableImagePreprocess(ImagePreprocess):
         """What needs no training, of a preprocessed batch: (B, F) float32 each, as far as the batch has it.
 
         ``pixels`` are normalised and on a grid of at most 16 x 16. ``table`` has one column for every category and one
-        for every continuous column, 0 where missing; ``mask`` is what is missing and nothing else, which must not
-        tell more than it should. ``raw`` is ``pixels + table``, or the one that there is.
+        for every continuous column, 0 where missing. ``raw`` is both, side by side. ``mask`` is what is missing and
+        nothing else: how much the holes alone tell.
         """
         found: dict[str, Tensor] = {}
         if batch.get("image") is not None:
@@ -259,10 +259,13 @@ class TableImagePreprocess(ImagePreprocess):
             found["pixels"] = torch.nn.functional.adaptive_avg_pool2d(image, side).flatten(1)
         if batch.get("table") is not None:
             found["table"] = self.one_hot(batch["table"], batch["table_missing"])
+        if len(found) == 1:  # then it is called as everywhere else
+            found = {"raw": next(iter(found.values()))}
+        elif found:
+            found = {"raw": torch.cat([found["pixels"], found["table"]], dim=1), **found}
+        if batch.get("table") is not None:
             found["mask"] = batch["table_missing"].float()
-        if len(found) == 3:
-            found["pixels + table"] = torch.cat([found["pixels"], found["table"]], dim=1)
-        return {"raw": found.get("pixels + table", next(iter(found.values()))), **found}
+        return found
 
     def one_hot(self, table: Tensor, missing: Tensor) -> Tensor:
         """Preprocessed cells (B, N) -> (B, sum K + N_n): one column for every code, all 0 where the cell is missing."""
