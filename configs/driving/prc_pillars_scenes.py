@@ -1,6 +1,8 @@
-"""PRC of CALICO (ICLR 2024) on embedded driving scenes: no download, half a minute on two CPU cores.
+"""PRC of CALICO (ICLR 2024) on embedded driving scenes: no download, 40 seconds of one CPU core with the evaluation.
 
-A linear probe asks the map what stands at a place: car, truck, pedestrian or something else.
+Probes ask the map what stands at a place: car, truck, pedestrian or something else. Three seeds give 75.0 % in kNN and
+75.6 linear, the untrained encoder 66.0 and 67.9. Statistics of the points around a place are better than both, with
+83.3 and 90.8 %: this shows that the objective teaches the map something, not that a map is needed here.
 """
 
 from mmengine.config import read_base
@@ -35,3 +37,5 @@ evaluation = dict(
         ),
     ),
 )
+
+demo = dict(title="driving", protocol="knn")
