@@ -34,10 +34,10 @@ class VideoFiles(Dataset):
         records: the videos.
         classes: class names in label order, empty without labels.
         frames: T, frames of a clip.
-        stride: step between them; of no meaning for ``uniform``.
+        stride: step between them; of no meaning for ``uniform``, ``uniform_views`` and ``whole``.
         sampling: ``random`` for pre-training, ``dense`` or ``uniform`` for training on labels, ``dense_views`` or
-            ``uniform_views`` for tests, the same at every call.
-        views: clips in time of a video, for the latter two; a single one lies in the middle.
+            ``uniform_views`` for tests, the same at every call; ``whole`` spreads T frames evenly over the video.
+        views: clips in time of a video, for ``dense_views`` and ``uniform_views``; a single one lies in the middle.
         crops: squares along the longer side for tests, 1 (the middle) or 3.
         size: height and width of a clip; one number is a square. Frames are scaled until they cover it. ``None`` gives
             frames as they are, in a list where their sizes differ, to a transform that cuts them to size.
@@ -150,6 +150,8 @@ class VideoFiles(Dataset):
         if self.sampling == "uniform":
             draws = np.stack([random.uniform() for _ in range(self.frames)], axis=1)
             return sampling_rules.uniform_frames(totals, self.frames, draws)
+        if self.sampling == "whole":
+            return sampling_rules.whole_frames(totals, self.frames)
         if self.sampling == "dense_views":
             return sampling_rules.dense_view_frames(totals, self.frames, self.stride, view, self.views)
         return sampling_rules.uniform_view_frames(totals, self.frames, view, self.views)
@@ -211,8 +213,9 @@ class VideoFiles(Dataset):
             yield "views" if cfg["views"] > 1 else "crops", "is for tests: set sampling to dense_views or uniform_views"
         elif not SAMPLINGS[cfg["sampling"]] and cfg["repeats"] > 1:
             yield "repeats", f"would give the same clip again: sampling={cfg['sampling']!r} draws nothing"
-        elif cfg["sampling"] == "uniform_views" and cfg["views"] > 2:
-            yield "views", "must be 1 or 2 with sampling='uniform_views'"
+        elif cfg["views"] > {"uniform_views": 2, "whole": 1}.get(cfg["sampling"], cfg["views"]):
+            most = "1 or 2" if cfg["sampling"] == "uniform_views" else "1"
+            yield "views", f"must be {most} with sampling={cfg['sampling']!r}"
         if cfg["crops"] not in (1, 3):
             yield "crops", "must be 1 or 3"
         size, short = cfg["size"], cfg["short_side"]

@@ -10,7 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 # name -> whether it takes random numbers
-SAMPLINGS = {"random": True, "dense": True, "uniform": True, "dense_views": False, "uniform_views": False}
+SAMPLINGS = {
+    "random": True,
+    "dense": True,
+    "uniform": True,
+    "dense_views": False,
+    "uniform_views": False,
+    "whole": False,
+}
 
 
 def random_frames(totals: np.ndarray, frames: int, stride: int, draws: np.ndarray) -> np.ndarray:
@@ -115,6 +122,19 @@ def uniform_view_frames(totals: np.ndarray, frames: int, view: np.ndarray, views
     tick = _checked(totals)[:, None] / frames
     shift = np.full(len(totals), 0.5) if views == 1 else np.asarray(view) * 0.5
     return np.floor(tick * shift[:, None] + tick * np.arange(frames)).astype(np.int64)
+
+
+def whole_frames(totals: np.ndarray, frames: int) -> np.ndarray:
+    """The whole video at equal steps, both ends included: ``int(linspace(0, n - 1, T))``.
+
+    Args:
+        totals: (n,) frames of every video.
+        frames: T, frames of a clip.
+
+    Returns:
+        (n, T) int64 frame numbers.
+    """
+    return np.linspace(0, _checked(totals) - 1, frames, axis=1).astype(np.int64)
 
 
 def crop_offsets(length: int, size: int, crops: int = 3) -> np.ndarray:
