@@ -117,6 +117,8 @@ def trial(cfg: Config, seed: int, samples: int) -> Rows:
     fetched = time.perf_counter()
     model = MODELS.build(cfg.model.to_dict())
     model.train()
+    if hasattr(model, "fit_to"):
+        model.fit_to(dataset)
     if hasattr(model, "before_step"):
         model.before_step(0, 1)
     built = time.perf_counter()

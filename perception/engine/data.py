@@ -51,6 +51,9 @@ def build_dataloader(cfg: DataLoader | Mapping[str, Any], seed: int, training: b
             sampler.setdefault("shuffle", training)
             sampler.setdefault("uneven", "pad" if training else "keep")
         sampler = DATA_SAMPLERS.build(sampler, default_args={"dataset": dataset, "seed": seed})
+    if not training and getattr(sampler, "training_only", False):
+        text = "draws samples several times, for training alone: validation and test see every sample once"
+        raise ConfigError([Fault("dataloader.sampler", type(sampler).__name__, text)])
 
     collate = options.pop("collate_fn", None) or identity_collate
     if isinstance(collate, Mapping):

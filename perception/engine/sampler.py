@@ -35,7 +35,7 @@ class ResumableSampler(Sampler):
         if uneven not in ("pad", "drop", "keep"):
             raise ValueError(f"uneven = {uneven!r}: not one of 'pad', 'drop', 'keep'")
         self.rank, self.world = get_dist_info()
-        self.size = len(dataset)
+        self.size = len(dataset)  # samples of an epoch, over all ranks
         self.shuffle = shuffle
         self.seed = 0 if seed is None else seed
         self.uneven = uneven
@@ -47,11 +47,15 @@ class ResumableSampler(Sampler):
         self.epoch = epoch
         self.start = start
 
-    def indices(self, epoch: int) -> np.ndarray:
-        """(len(self),) int64 positions that this rank sees in ``epoch``, in order."""
-        order = (
+    def order(self, epoch: int) -> np.ndarray:
+        """(size,) int64 positions that all ranks together see in ``epoch``."""
+        return (
             np.random.default_rng([self.seed, epoch]).permutation(self.size) if self.shuffle else np.arange(self.size)
         )
+
+    def indices(self, epoch: int) -> np.ndarray:
+        """(len(self),) int64 positions that this rank sees in ``epoch``, in order."""
+        order = self.order(epoch)
         excess = self.size % self.world
         if excess and self.uneven == "pad":
             order = np.resize(order, self.size + self.world - excess)  # repeats from the start

@@ -11,7 +11,10 @@ from perception.registry import HOOKS
 
 @HOOKS.register_module()
 class PretextHook(Hook):
-    """Calls ``before_training``, ``before_step(step, total_steps)`` and ``after_step()`` of models that have them.
+    """Calls ``fit_to``, ``before_training``, ``before_step(step, total_steps)``, ``after_step()`` of models with them.
+
+    ``fit_to(dataset)`` takes from the training set what is fitted to data, not learnt by steps, such as how rare the
+    words of texts are; it is kept in buffers, and a model that has been fitted leaves it as it is.
 
     ``step`` counts from 0. With gradient accumulation ``after_step`` follows updates, not batches: a teacher averages
     weights that have moved.
@@ -20,7 +23,9 @@ class PretextHook(Hook):
     priority = "HIGH"
 
     def before_train(self, runner: Any) -> None:
-        """Lengths."""
+        """Statistics of the training set, and lengths."""
+        if hasattr(runner.bare_model, "fit_to"):
+            runner.bare_model.fit_to(runner.train_dataloader.dataset)
         if hasattr(runner.bare_model, "before_training"):
             runner.bare_model.before_training(runner.train_loop.epoch_length, runner.max_iters)
 

@@ -1,0 +1,60 @@
+"""Classes in equal numbers, for training on labels of which some are rare."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from perception.engine.sampler import ResumableSampler
+from perception.errors import DataError
+from perception.registry import DATA_SAMPLERS
+
+
+@DATA_SAMPLERS.register_module()
+class BalancedSampler(ResumableSampler):
+    """Every epoch has as many samples of each class as the largest class has.
+
+    Samples of the largest class come once, those of the others are drawn with replacement, anew in every epoch; the
+    order is shuffled. It is a function of (seed, epoch). It is refused in validation and test, where copies would make
+    every figure but the AUROC wrong, and every interval too narrow.
+
+    Args:
+        dataset: has ``targets`` or ``labels``, (n,) class numbers; unlabelled samples (below 0) are left out.
+        seed: the same on all ranks.
+
+    Raises:
+        DataError: there are no such labels, or a single class.
+    """
+
+    training_only: ClassVar[bool] = True
+
+    def __init__(self, dataset: Any, seed: int | None = 0) -> None:
+        super().__init__(dataset, shuffle=True, seed=seed, uneven="pad")
+        labels = labels_of(dataset)
+        known = np.flatnonzero(labels >= 0)
+        self.members = [known[labels[known] == label] for label in np.unique(labels[known])]
+        if len(self.members) < 2:
+            raise DataError(f"BalancedSampler: {type(dataset).__name__} has labels of {len(self.members)} classes")
+        self.most = max(map(len, self.members))
+        self.size = self.most * len(self.members)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """(size,) int64 positions of an epoch."""
+        random = np.random.default_rng([self.seed, epoch])
+        drawn = [rows if len(rows) == self.most else random.choice(rows, self.most) for rows in self.members]
+        return random.permutation(np.concatenate(drawn))
+
+
+def labels_of(dataset: Any) -> np.ndarray:
+    """(len(dataset),) class number of every sample.
+
+    Raises:
+        DataError: the data set does not tell them without being read.
+    """
+    found = next((getattr(dataset, name) for name in ("targets", "labels") if hasattr(dataset, name)), None)
+    labels = None if found is None else np.asarray(found)
+    count = len(dataset)
+    if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) == 0 or count % len(labels):
+        raise DataError(f"{type(dataset).__name__} has no 'targets' or 'labels' with one class number a sample")
+    return np.repeat(labels, count // len(labels))  # several clips of a video
