@@ -2,8 +2,10 @@
 
 ``tube`` (VideoMAE, 2022) hides ``int(ratio * rows * columns)`` places, the same ones in every time slot; ``random``
 ("Masked Autoencoders As Spatiotemporal Learners", 2022, there called agnostic) keeps ``int(L * (1 - ratio))`` of all L
-cubes. Two more follow an order instead of chance, with the number kept by ``random``: ``temporal`` keeps the beginning,
-so that the future is predicted, and ``center`` keeps both ends, so that the middle is interpolated.
+cubes; ``shuffle`` is the same with ``int(ratio * L)`` hidden, as transformers' examples of VideoMAE count: 1332 of 1568
+at 0.85, where ``random`` hides 1333. Two more follow an order instead of chance, with the number kept by ``random``:
+``temporal`` keeps the beginning, so that the future is predicted, and ``center`` keeps both ends, so that the middle is
+interpolated.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from perception.layers.patches import kept_patches
 from perception.layers.video_tokens import Sizes
 
 ALIASES = {"agnostic": "random", "boundary": "center"}
-MASKS = ("tube", "random", "agnostic", "temporal", "center", "boundary")
+MASKS = ("tube", "random", "shuffle", "agnostic", "temporal", "center", "boundary")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def mask_cubes(kind: str, noise: Tensor, grid: Sizes, ratio: float) -> CubeMask:
         return CubeMask(
             *((part.sort(dim=1).values[:, None] + starts).flatten(1) for part in (visible, hidden)),
         )
-    if kind == "random":
+    if kind in ("random", "shuffle"):
         scores = noise
     else:
         index = torch.arange(length, device=noise.device)
@@ -91,6 +93,8 @@ def kept_places(kind: str, grid: Sizes, ratio: float) -> int:
     slots, rows, columns = grid
     if ALIASES.get(kind, kind) == "tube":
         return slots * (rows * columns - int(ratio * rows * columns))
+    if kind == "shuffle":
+        return slots * rows * columns - int(ratio * slots * rows * columns)
     return kept_patches(slots * rows * columns, ratio)
 
 

@@ -52,7 +52,7 @@ class MaskedVideo(Pretext):
     """Base of the masked autoencoders of clips; a subclass brings the decoder.
 
     Args:
-        mask: ``tube``, ``random`` (or ``agnostic``), ``temporal``, ``center`` (or ``boundary``).
+        mask: ``tube``, ``random`` (or ``agnostic``), ``shuffle``, ``temporal``, ``center`` (or ``boundary``).
         target: ``channel``, ``joint``, ``raw`` or ``unit``; see ``perception.losses.masked_cubes``.
         decoder_dim: width Dd of the decoder.
         decoder_num_heads: attention heads of a decoder block.

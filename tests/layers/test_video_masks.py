@@ -95,3 +95,11 @@ def test_running_cells_take_turns():
     assert chosen[0, 1, 0, :, 0].flatten().tolist() == [0, 1, 1, 0]  # one on
     assert torch.equal(chosen[1, 0], chosen[0, 1])  # a start of 1 is one slot ahead
     assert running_cells(torch.zeros(1, dtype=torch.long), grid, 0.75).shape == (1, 16)
+
+
+def test_shuffled_cubes_hide_1332_of_1568_in_every_sample():
+    mask = draw("shuffle", ratio=0.85, batch=64)
+    assert mask.mask.sum(1).tolist() == [1332] * 64 and kept_places("shuffle", GRID, 0.85) == 236
+    assert len({tuple(row) for row in mask.hidden.tolist()}) == 64  # every sample has a shuffle of its own
+    slots = mask.mask.view(64, 8, 196)
+    assert not (slots == slots[:, :1]).flatten(1).all(1).any()  # and no tubes
