@@ -52,8 +52,8 @@ class DrivingScenes(DrivingDataset):
 
     Attributes:
         map_classes: names of the layers of ``bev_mask`` (B, K, Ny, Nx) uint8, which lies in the frame of the LiDAR
-            before any augmentation.
-        map_grid: where its cells lie.
+            before any augmentation: ``WarpMasks`` brings it into that of augmented points.
+        map_grid: where its cells lie; ``meta['map_range']`` of a batch says it, too.
     """
 
     map_classes: ClassVar[tuple[str, ...]] = MAP_CLASSES
@@ -135,7 +135,7 @@ class DrivingScenes(DrivingDataset):
             centres = self.map_grid.centres().numpy()
             masks = np.stack([self.world(int(i)).road.masks(centres) for i in indices])
             batch["bev_mask"] = torch.from_numpy(masks.astype(np.uint8))
-            batch["meta"]["map_classes"] = self.map_classes
+            batch["meta"] |= {"map_classes": self.map_classes, "map_range": self.map_grid.point_range}
         return batch
 
     def _visible(self, index: int) -> np.ndarray:

@@ -184,6 +184,7 @@ class BEVMapMetric(SampleMetric):
         check_arguments("val_evaluator", self.check_config, locals())
         super().__init__(prefix=prefix)
         self.picked = None if picked is None else dict(picked)
+        self._layers: tuple[str, ...] = ()
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -197,6 +198,7 @@ class BEVMapMetric(SampleMetric):
         masks = batch.get("bev_mask")
         if masks is None:
             raise DataError(f"{type(self).__name__} needs 'bev_mask', but the batch holds {sorted(batch)}")
+        self._layers = tuple((batch.get("meta") or {}).get("map_classes") or ()) or self._layers
         scores = found["map_scores"]
         masks = masks.to(scores.device)
         return threshold_counts(scores, masks.clamp_min(0), valid=masks >= 0).numpy()
@@ -217,6 +219,8 @@ class BEVMapMetric(SampleMetric):
         return found
 
     def _names(self, count: int) -> tuple[str, ...]:
-        """Names of the layers: those of the data set, if it has as many, else numbers."""
+        """Names of the layers: those of the map, else those of the data set if it has as many, else numbers."""
+        if len(self._layers) == count:
+            return self._layers
         classes = tuple(self.dataset_meta["classes"]) if self.dataset_meta else ()
         return classes if len(classes) == count else tuple(str(k) for k in range(count))

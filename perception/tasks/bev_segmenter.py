@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from perception.backbones.bev_base import BEVBackbone
@@ -94,7 +95,7 @@ class BEVSegmenter(BEVTask):
         if any(a[0] > b[0] + 1e-6 or a[1] < b[1] - 1e-6 for a, b in ((source.x, target.x), (source.y, target.y))):
             text = f"reaches beyond the backbone's map of x {source.x} and y {source.y}"
             raise ConfigError([Fault("model.point_range", tuple(point_range), text)])
-        self.data_preprocessor = MaskCheck(self.backbone.preprocess, (len(self.classes), *target.shape))
+        self.data_preprocessor = MaskCheck(self.backbone.preprocess, self.classes, target)
         self.map_head = MapHead(self.backbone.bev_channels, source, target, len(self.classes), width)
 
     @classmethod
@@ -128,20 +129,43 @@ class BEVSegmenter(BEVTask):
 
 
 class MaskCheck(BatchPreprocessor):
-    """Preprocesses a batch after a look at the shape of its masks."""
+    """Preprocesses a batch after a look at its masks: their classes, their size, and the frame they are drawn in."""
 
-    def __init__(self, preprocess: Preprocess, shape: tuple[int, int, int]) -> None:
+    def __init__(self, preprocess: Preprocess, classes: tuple[str, ...], grid: BEVGrid) -> None:
         super().__init__(preprocess)
-        self.shape = shape
+        self.classes, self.grid = classes, grid
 
     def forward(self, data: Batch, training: bool = False) -> tuple[Batch]:  # type: ignore[override]
         """Preprocessed batch on the device, as a one-tuple."""
         masks = data.get("bev_mask")
         if masks is None and training:
             raise DataError(f"map segmentation trains on 'bev_mask', but the batch holds only {sorted(data)}")
-        if masks is not None and tuple(masks.shape[1:]) != self.shape:
+        if masks is not None:
+            self._check(masks, data)
+        return super().forward(data, training)
+
+    def _check(self, masks: Tensor, data: Batch) -> None:
+        meta = data.get("meta") or {}
+        names = meta.get("map_classes")
+        if names is not None and tuple(names) != self.classes:
+            raise DataError(f"the map's layers are {', '.join(names)}, but model.classes {', '.join(self.classes)}")
+        shape = (len(self.classes), *self.grid.shape)
+        if tuple(masks.shape[1:]) != shape:
             raise DataError(
-                f"masks of {tuple(masks.shape[1:])} (classes, rows, columns), but the model tells {self.shape}: "
+                f"masks of {tuple(masks.shape[1:])} (classes, rows, columns), but the model tells {shape}: "
                 "draw them on model.point_range with model.cell"
             )
-        return super().forward(data, training)
+        extent = meta.get("map_range")  # of a map in the frame of the sensor
+        if extent is None:
+            return
+        own = self.grid.point_range
+        if max(abs(extent[i] - own[i]) for i in (0, 1, 3, 4)) > 1e-6:
+            raise DataError(
+                f"the map lies on x {extent[0]:g} to {extent[3]:g} and y {extent[1]:g} to {extent[4]:g}, the model's "
+                f"on {own[0]:g} to {own[3]:g} and {own[1]:g} to {own[4]:g}: WarpMasks cuts it"
+            )
+        moved = data.get("lidar_aug")
+        if moved is not None and (moved - torch.eye(4, dtype=moved.dtype, device=moved.device)).abs().max() > 1e-6:
+            raise DataError(
+                "the points were moved by lidar_aug and the map was not: put WarpMasks behind what moves them"
+            )

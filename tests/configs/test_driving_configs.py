@@ -70,3 +70,16 @@ def test_a_step_has_finite_losses_and_gradients(name: str, lidar_run: Path) -> N
     silent = [n for n, p in trained if p.grad is None]
     assert not silent, silent
     assert all(torch.isfinite(p.grad).all() for _, p in trained)
+
+
+def test_a_segmenter_finds_the_road_that_it_was_shown(tmp_path: Path) -> None:
+    """The map config end to end: turned sweeps and maps in training, the scenes as they are in the test."""
+    scenes = [f"{part}_dataloader.dataset.count=4" for part in ("train", "val", "test")]
+    seen = ["test_dataloader.dataset.split=train", "param_scheduler.warmup_steps=5"]
+    cfg = load_config("driving/segmenter_pillars_scenes", [*scenes, *seen, "train_cfg.max_iters=60"])
+    found = train(cfg, tmp_path, seed=0)["metrics"]["test"]
+    layers = ("drivable_area", "ped_crossing", "divider")
+    assert {name for name in found if name.startswith("map/iou@best/")} == {f"map/iou@best/{n}" for n in layers}
+    # Everything as road, the best that one number for all cells can do, has their share of the cells: below 0.3.
+    assert found["map/iou@best/drivable_area"] > 0.5
+    assert found["map/miou@best"] >= found["map/miou@0.5"]

@@ -21,6 +21,7 @@ def test_a_batch_has_the_fields_of_the_contract() -> None:
         assert batch[name].shape == (2, 4, 4, 4) and batch[name].dtype == torch.float32
     assert torch.equal(batch["lidar_aug"], torch.eye(4).repeat(2, 1, 1))
     assert batch["bev_mask"].shape == (2, 3, 64, 64) and set(batch["bev_mask"].unique().tolist()) == {0, 1}
+    assert batch["meta"]["map_range"] == (-32, -32, -5, 32, 32, 5)
     for boxes, label, velocity in zip(batch["boxes"], batch["box_label"], batch["velocity"], strict=True):
         assert boxes.shape == (len(label), 7) and velocity.shape == (len(label), 2) and label.max() <= 2
     assert batch["index"].tolist() == [0, 3]

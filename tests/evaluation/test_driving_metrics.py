@@ -234,6 +234,17 @@ def test_map_iou_equals_sets_of_cells_and_does_not_depend_on_batches():
     assert found["miou@best"] == pytest.approx(np.mean(best), abs=1e-6)
 
 
+def test_layers_have_the_names_of_the_map_not_those_of_as_many_boxes():
+    truth, scores = maps()
+    metric = BEVMapMetric()
+    metric.dataset_meta = {"classes": CLASSES}
+    batch = {"bev_mask": truth, "index": torch.arange(6), "meta": {"map_classes": ("road", "crossing", "divider")}}
+    metric.process(batch, [{"map_scores": scores}])
+    found = metric.compute_metrics(metric.results)
+    assert {name.partition("/")[2] for name in found if "/" in name} == {"road", "crossing", "divider"}
+    assert found["iou@0.5/crossing"] == map_figures(truth, scores, np.arange(6))["iou@0.5/pedestrian"]
+
+
 def test_thresholds_can_be_picked_elsewhere():
     truth, scores = maps(1)
     on_train = map_figures(*maps(2), np.arange(6))

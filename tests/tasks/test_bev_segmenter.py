@@ -125,3 +125,22 @@ def test_frozen_and_faults():
         segmenter(point_range=(-20.0, -3.0, -3.0, 20.0, 3.0, 1.0))
     with pytest.raises(ConfigError, match="cell"):
         segmenter(cell=(0.3, 0.35))
+
+
+def test_a_map_that_did_not_move_with_the_points_is_refused():
+    model = segmenter()
+    batch = drawn(scene_batch())
+    told = {"map_range": INNER, "map_classes": ("car", "pedestrian")}
+    still = {**batch, "meta": told, "lidar_aug": torch.eye(4).repeat(3, 1, 1)}
+    model.data_preprocessor(still, True)
+    turned = torch.eye(4).repeat(3, 1, 1)
+    turned[1, 0, 0] = -1
+    with pytest.raises(DataError, match="moved by lidar_aug and the map was not: put WarpMasks behind"):
+        model.data_preprocessor({**still, "lidar_aug": turned}, True)
+    # Without map_range the map was drawn or warped behind the augmentation.
+    model.data_preprocessor({**still, "lidar_aug": turned, "meta": {"map_classes": told["map_classes"]}}, True)
+    elsewhere = {**told, "map_range": (-6.0, -3.0, -3.0, 8.0, 3.0, 1.0)}
+    with pytest.raises(DataError, match=r"x -6 to 8 and y -3 to 3, the model's on -7 to 7 and -3 to 3: WarpMasks"):
+        model.data_preprocessor({**still, "meta": elsewhere}, True)
+    with pytest.raises(DataError, match=r"layers are pedestrian, car, but model\.classes car, pedestrian"):
+        model.data_preprocessor({**still, "meta": {**told, "map_classes": ("pedestrian", "car")}}, True)
