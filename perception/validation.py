@@ -31,6 +31,7 @@ _PLACES: dict[str, Any] = {
     "model": reg.MODELS,
     "backbone": reg.BACKBONES,
     "image_backbone": reg.BACKBONES,
+    "table_backbone": reg.BACKBONES,
     "lidar": reg.BACKBONES,
     "camera": reg.BACKBONES,
     "preprocess": reg.PREPROCESSES,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from perception.errors import ConfigError, Fault, nearest
 from perception.registry import PREPROCESSES
 from perception.transforms.preprocess import Batch, Preprocess
 
@@ -60,6 +61,38 @@ class Backbone(nn.Module):
             batch: output of ``self.preprocess``.
             feature: one of ``feature_choices()``; ``None`` takes the first.
         """
+
+    def encode_features(self, batch: Batch, features: Sequence[str]) -> dict[str, Tensor]:
+        """Several pooled features of a preprocessed batch by name. What they share need be computed only once."""
+        return {feature: self.encode(batch, feature) for feature in features}
+
+    def token_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What a fusion with other modalities reads: local tokens (B, T, ``token_dims``), and their pooled feature.
+
+        Tokens are the places of the deepest map of ``forward``, and the pooled feature (B, ``token_dims``) is their
+        mean, unless the encoder has a token that stands for the whole.
+        """
+        tokens = self.forward(batch[self.modality])[-1].flatten(2).transpose(1, 2)
+        return tokens, tokens.mean(dim=1)
+
+    @property
+    def token_dims(self) -> int:
+        """Width of ``token_features``."""
+        return self.embed_dims
+
+    def require_feature(self, name: str | None) -> str:
+        """``name``, or the default feature for ``None``.
+
+        Raises:
+            ConfigError: the encoder has no such feature.
+        """
+        if name is None:
+            return self.feature_choices()[0]
+        if not self.has_feature(name):
+            known = self.feature_choices()
+            text = f"{type(self).__name__} has {', '.join(known)}"
+            raise ConfigError([Fault("feature", name, text, nearest(name, known))])
+        return name
 
     @classmethod
     def feature_choices(cls) -> tuple[str, ...]:

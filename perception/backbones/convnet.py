@@ -76,6 +76,11 @@ class ConvNet(Backbone):
         found = self.maps(x, self.out_indices[-1] + 1)
         return tuple(found[i] for i in self.out_indices)
 
+    @property
+    def token_dims(self) -> int:
+        """Width of the deepest map of ``forward``."""
+        return self.widths[self.out_indices[-1]]
+
     @classmethod
     def feature_choices(cls) -> tuple[str, ...]:
         """Pooled features; ``stage-k`` stands for any stage k from 0."""

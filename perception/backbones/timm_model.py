@@ -109,6 +109,20 @@ class TimmModel(Backbone):
             return self.trunk(images)
         return mean_of_places(self.trunk, self.trunk.forward_features(images))
 
+    def token_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """All tokens or places of the last map; pooled is a class token if there is one, else the mean."""
+        features = self.trunk.forward_features(batch[self.modality])
+        if features.ndim == 4:
+            last = getattr(self.trunk, "output_fmt", "NCHW") == "NHWC"
+            features = features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
+        has_class = features.ndim == 3 and getattr(self.trunk, "cls_token", None) is not None
+        return features, features[:, 0] if has_class else features.mean(dim=1)
+
+    @property
+    def token_dims(self) -> int:
+        """Width of the unpooled features."""
+        return int(self.trunk.num_features)
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, C, H, W) -> maps (B, D, H / s, W / s) at ``out_indices``."""
         indices = list(self.out_indices)

@@ -89,6 +89,11 @@ class TokenEncoder(Backbone):
                 maps.append(patches.transpose(1, 2).reshape(len(x), self.embed_dims, *grid))
         return tuple(maps)
 
+    def token_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """All tokens, class token first; pooled is the class token, or without one the mean of the patches."""
+        tokens = self.forward_tokens(batch[self.modality])
+        return tokens, tokens[:, 0] if self.prefix_tokens else tokens.mean(dim=1)
+
     @classmethod
     def feature_choices(cls) -> tuple[str, ...]:
         """Pooled features; ``block-k`` stands for any block k from 0."""

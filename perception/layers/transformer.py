@@ -57,19 +57,45 @@ class Attention(nn.Module):
         self.proj = Linear(dim, dim)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
-        """Attend from all tokens, or from the ``last`` ones only, to all tokens: (B, N, D) -> (B, N or last, D)."""
-        batch, length, dim = x.shape
-        heads = self.num_heads
+    def forward(
+        self, x: Tensor, last: int | None = None, mask: Tensor | None = None, queries: Tensor | None = None
+    ) -> Tensor:
+        """Attend from all tokens, or from the ``last`` ones or from ``queries`` only, to all tokens.
+
+        Args:
+            x: (B, N, D).
+            last: number of tokens at the end that attend.
+            mask: bool, broadcast to (B, heads, queries, N), True where a query may look; each looks at something.
+            queries: (B, K, D), what attends instead, such as some of the tokens.
+
+        Returns:
+            (B, Q, D), Q being N, ``last`` or K.
+        """
+        if last is not None:
+            queries = x[:, x.shape[1] - last :]
+        q, k, v = self._split(x, queries)
+        x = attend(q, k, v, mask).transpose(1, 2).flatten(2)
+        return self.drop(self.proj(x))
+
+    def weights(self, x: Tensor, queries: Tensor) -> Tensor:
+        """What ``forward`` weighs the tokens ``x`` (B, N, D) by for ``queries`` (B, K, D), to be looked at.
+
+        Returns:
+            (B, heads, K, N); the sum over N is 1.
+        """
+        q, k, _ = self._split(x, queries)
+        return (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(dim=-1)
+
+    def _split(self, x: Tensor, queries: Tensor | None) -> tuple[Tensor, ...]:
+        """Queries, keys and values (B, heads, N or K, d)."""
+        dim = x.shape[-1]
         weight, bias = self.qkv.weight, self._bias()
-        if last is None:
+        if queries is None:
             parts = linear(x, weight, bias).chunk(3, dim=-1)
         else:
-            q = linear(x[:, length - last :], weight[:dim], None if bias is None else bias[:dim])
+            q = linear(queries, weight[:dim], None if bias is None else bias[:dim])
             parts = (q, *linear(x, weight[dim:], None if bias is None else bias[dim:]).chunk(2, dim=-1))
-        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts)
-        x = attend(q, k, v).transpose(1, 2).reshape(batch, -1, dim)
-        return self.drop(self.proj(x))
+        return tuple(part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
 
     def _bias(self) -> Tensor | None:
         if self.q_bias is None or self.v_bias is None:
@@ -101,6 +127,7 @@ class Block(nn.Module):
         qkv_bias: bias of the query, key and value projection; see ``Attention``.
         drop_rate: dropout after the attention projection and in the MLP.
         drop_path_rate: probability of dropping each residual branch of a sample.
+        eps: of the norms.
     """
 
     def __init__(
@@ -111,21 +138,36 @@ class Block(nn.Module):
         qkv_bias: bool | str = True,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        eps: float = LAYER_NORM_EPS,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = Attention(dim, num_heads, qkv_bias, drop_rate)
-        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop_rate)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D); with ``last`` only the output of that many last tokens is computed and returned."""
-        attended = self.attn(self.norm1(x), last)
+    def forward(self, x: Tensor, last: int | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D); with ``last`` only the output of that many last tokens is computed and returned.
+
+        ``mask`` says where attention may look, see ``Attention``.
+        """
+        attended = self.attn(self.norm1(x), last, mask)
         if last is not None:
             x = x[:, x.shape[1] - last :]
         x = x + self.drop_path(attended)
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+@torch.no_grad()
+def init_normal(module: nn.Module) -> None:
+    """Initialisation of BERT (Devlin et al., 2019): Linear and Embedding N(0, 0.02), bias 0; LayerNorm 1 and 0."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+    if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 @torch.no_grad()
