@@ -80,7 +80,8 @@ def area_fit(image: np.ndarray, size: int) -> np.ndarray:
     rows, columns = max(round(height * factor), size), max(round(width * factor), size)
     if (rows, columns) != (height, width):
         method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-        image = cv2.resize(image, (columns, rows), interpolation=method)
+        scaled = cv2.resize(image, (columns, rows), interpolation=method)
+        image = scaled.reshape(rows, columns, -1)  # OpenCV drops the axis of a single band
     top, left = (rows - size) // 2, (columns - size) // 2
     return image[top : top + size, left : left + size]
 
@@ -119,10 +120,13 @@ class LazyImages:
         return torch.from_numpy(np.stack(images))
 
     def load(self) -> np.ndarray:
-        """All images, RGB: (n, 3, size, size) uint8."""
+        """All images: (n, C, size, size), RGB in uint8 unless ``decode`` gives something else."""
         if self.size is None:
             raise ValueError("images are held in memory at one size only")
-        images = np.empty((len(self), 3, self.size, self.size), dtype=np.uint8)
+        if not len(self):
+            return np.empty((0, 3, self.size, self.size), dtype=np.uint8)
+        first = self.one(0)
+        images = np.empty((len(self), *first.shape), dtype=first.dtype)
 
         def fill(index: int) -> None:
             images[index] = self.one(index)

@@ -84,7 +84,9 @@ def _require_whole(buffer: np.ndarray, source: str) -> None:
         raise DataError(f"{source} is a truncated PNG: its end chunk is missing")
 
 
-def decode_packed(packed: np.ndarray, offsets: np.ndarray, rows: np.ndarray, source: str) -> np.ndarray:
+def decode_packed(
+    packed: np.ndarray, offsets: np.ndarray, rows: np.ndarray, source: str, grey: bool = False
+) -> np.ndarray:
     """Decode ``rows`` of images packed end to end: (n, C, H, W) uint8.
 
     Args:
@@ -92,6 +94,7 @@ def decode_packed(packed: np.ndarray, offsets: np.ndarray, rows: np.ndarray, sou
         offsets: (total + 1,) image i is ``packed[offsets[i]:offsets[i + 1]]``.
         rows: (n,) images wanted.
         source: name of the file for messages.
+        grey: one grey band instead of RGB.
 
     Raises:
         DataError: offsets that do not fit, an image that does not decode, or images of different sizes.
@@ -100,7 +103,7 @@ def decode_packed(packed: np.ndarray, offsets: np.ndarray, rows: np.ndarray, sou
         raise DataError(f"{source}: the offsets do not rise from 0 to the {len(packed)} packed bytes")
 
     def decode(row: int) -> np.ndarray:
-        return decode_image(packed[offsets[row] : offsets[row + 1]], f"image {row} of {source}")
+        return decode_image(packed[offsets[row] : offsets[row + 1]], f"image {row} of {source}", grey)
 
     with ThreadPoolExecutor(max_workers=4) as pool:  # cv2 releases the interpreter lock
         images = list(pool.map(decode, rows.tolist()))

@@ -136,14 +136,14 @@ def _csv_columns(path: Path, separator: str) -> dict[str, Any]:
             reader = csv.reader(handle, delimiter=separator, strict=True)
             header = [name.strip() for name in next(reader, [])]
             _require_unique(header, f"table {str(path)!r}")
-            rows = []
+            rows: list[list[str]] = []
             for cells in reader:
                 if len(cells) != len(header):
                     if not cells:  # an empty line
                         continue
                     raise DataError(
-                        f"table {str(path)!r}, row {len(rows)} (line {reader.line_num}) has {len(cells)} cells, but the "
-                        f"header names {len(header)} columns"
+                        f"table {str(path)!r}, row {len(rows)} (line {reader.line_num}) has {len(cells)} cells, but "
+                        f"the header names {len(header)} columns"
                     )
                 rows.append(cells)
     except UnicodeDecodeError as error:
