@@ -6,7 +6,9 @@ with read_base():
     from .clip_tiny import *
 
 model["backbone"]["preprocess"].update(mean=(0.4032, 0.4135, 0.3725), std=(0.1999, 0.1758, 0.1757))  # of train
-model["backbone"]["preprocess"]["tokenizer"].update(fit=dict(type="RSICDMini", split="train"))
+# Words that are hardly ever seen keep the random vector that they start with, "aerial" of the prompt below is one. All
+# that are seen less often than this are one unknown word. 2, 5, 10 and 20 were compared on held-out training images.
+model["backbone"]["preprocess"]["tokenizer"].update(fit=dict(type="RSICDMini", split="train"), min_count=10)
 # Changes nothing while equal texts have equal embeddings; with dropout in the text tower it does.
 model["pretexts"]["image_text"].update(targets="multi_positive")
 train_dataloader["dataset"].update(
