@@ -24,9 +24,11 @@ class Albumentations(Transform):
 
     Args:
         operations: ``dict(name=<operation>, <its arguments>)`` each, such as ``dict(name='GaussianBlur', p=0.5)``.
+        probability: share of samples that get them; the others stay as they are.
     """
 
-    def __init__(self, operations: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, operations: Sequence[dict[str, Any]], probability: float = 1.0) -> None:
+        self.probability = probability
         library = _library()
         built = []
         for position, cfg in enumerate(operations):
@@ -43,7 +45,9 @@ class Albumentations(Transform):
     def __call__(self, batch: Batch, random: SampleRandom) -> Batch:
         """RAW batch, stacked or a list, -> RAW batch; a list stays one unless all outcomes have one size."""
         seeds = (random.bits() & _SEED_BITS).tolist()
-        images = [self._one(image, seed) for image, seed in zip(batch["image"], seeds, strict=True)]
+        chosen = random.uniform() < self.probability if self.probability < 1 else np.ones(len(seeds), dtype=bool)
+        pairs = zip(batch["image"], seeds, chosen, strict=True)
+        images = [self._one(image, seed) if change else image for image, seed, change in pairs]
         same = len({image.shape for image in images}) == 1
         return {**batch, "image": torch.stack(images) if same else images}
 
@@ -65,6 +69,8 @@ class Albumentations(Transform):
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config: operations that do not exist or refuse their arguments."""
+        if not 0 <= cfg["probability"] <= 1:
+            yield "probability", "must lie in [0, 1]"
         try:
             cls(cfg["operations"])
         except ConfigError as error:
