@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from perception.errors import DataError
 from perception.transforms.preprocess import Batch
 
 Which = Literal["image", "globals", "all"]
+T = TypeVar("T")
 _MEMO = "encoded_views"
 
 
@@ -22,6 +23,20 @@ def with_memo(batch: Batch) -> Batch:
     Batches without a memory are encoded anew by every call, so that nobody is handed the features of older weights.
     """
     return {**batch, _MEMO: {}}
+
+
+def once(batch: Batch, key: Hashable, compute: Callable[[], T]) -> T:
+    """What ``compute`` gives, from the memory of a batch of ``with_memo`` if it was asked for under ``key`` before.
+
+    What was computed without gradients is of no use with them, and is computed anew.
+    """
+    memo: dict[Any, Any] | None = batch.get(_MEMO)
+    if memo is None:
+        return compute()
+    place = (key, torch.is_grad_enabled())
+    if place not in memo:
+        memo[place] = compute()
+    return memo[place]
 
 
 def encode_views(backbone: Backbone, batch: Batch, feature: str | None = None, which: Which = "image") -> Tensor:

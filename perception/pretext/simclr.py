@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from perception.backbones.base import Backbone
 from perception.errors import DataError, check_arguments
-from perception.layers.linear import Linear
+from perception.layers.projection import projection_head
 from perception.losses.view_contrast import view_contrast_loss
 from perception.pretext.base import Pretext
 from perception.pretext.pictures import three_band, tile
@@ -68,11 +68,7 @@ class SimCLR(Pretext):
     def attach(self, backbone: Backbone) -> None:
         """Build the projection for the width of the feature."""
         width = backbone.feature_dims(self.feature)
-        parts: list[nn.Module] = []
-        for _ in range(self.layers - 1):
-            parts += [Linear(width, self.hidden_dim), nn.BatchNorm1d(self.hidden_dim), nn.ReLU()]
-            width = self.hidden_dim
-        self.head = nn.Sequential(*parts, Linear(width, self.projection_dim))
+        self.head = projection_head(width, self.hidden_dim, self.projection_dim, self.layers)
 
     def project(self, features: Tensor) -> Tensor:
         """(V, B, D) -> unit embeddings (V, B, E), float32. A batch norm sees all views together."""

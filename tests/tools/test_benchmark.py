@@ -138,3 +138,22 @@ def test_contenders_of_video_mae_have_equal_sizes():
     assert sum(p.numel() for m in (ours, pretext) for p in m.parameters()) == sum(
         p.numel() for p in theirs.parameters()
     )
+
+
+def test_contenders_of_tip_have_equal_losses_and_gradients():
+    from benchmarks.tip import OnePassALoss, Size, model, raw_batch
+
+    from perception.pretext.tip import TIP
+
+    mini = Size(image=32, batch=5, width=16, heads=2)
+    batch = raw_batch(mini)
+    found = []
+    for pretext in (TIP(), OnePassALoss()):
+        built = model(mini, pretext)
+        torch.manual_seed(1)
+        total, logged = built.parse_losses(built(*built.data_preprocessor(batch, True)))
+        total.backward()
+        assert all(p.grad is not None for p in built.parameters())
+        found.append([logged[f"{k}_loss"] for k in ("itc", "itm", "mtr")] + [p.grad for p in built.parameters()])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
