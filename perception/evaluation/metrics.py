@@ -54,7 +54,8 @@ class ClassificationMetric(BaseMetric):
     Samplers may pad the last batches of distributed runs with repeated samples; those are recognised by their
     ``index`` and counted once. A graph of many nodes counts as many rows.
 
-    Samples of one ``group``, such as clips of one video, count as one: their probabilities are averaged.
+    Samples of one ``group``, such as clips of one video, count as one: their probabilities are averaged. Metrics with
+    intervals also get the ``cluster`` of each, such as the camera or the patient, where the data set tells it.
     """
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, torch.Tensor]]) -> None:
@@ -64,7 +65,7 @@ class ClassificationMetric(BaseMetric):
                 raise DataError(f"{type(self).__name__} needs labels, the data set gives none")
             known = sample["label"] >= 0
             kept = {key: sample[key][known].cpu().numpy() for key in ("logits", "label")}
-            for key in ("index", "group"):
+            for key in ("index", "group", "cluster"):
                 if key in sample:
                     kept[key] = sample[key].to(known.device)[known].cpu().numpy()
             self.results.append(kept)
@@ -79,16 +80,29 @@ class ClassificationMetric(BaseMetric):
             raise DataError(f"{type(self).__name__} saw no labelled sample: nothing can be measured")
         logits = np.concatenate([part["logits"] for part in results])
         labels = np.concatenate([part["label"] for part in results])
-        if all("index" in part for part in results):
-            _, first = np.unique(np.concatenate([part["index"] for part in results]), return_index=True)
+        clusters = _joined(results, "cluster")
+        index, groups = _joined(results, "index"), _joined(results, "group")
+        if index is not None:
+            _, first = np.unique(index, return_index=True)
             logits, labels = logits[first], labels[first]
-            if all("group" in part for part in results):
-                logits, labels = merge_views(logits, labels, np.concatenate([p["group"] for p in results])[first])
+            clusters = None if clusters is None else clusters[first]
+            if groups is not None:
+                logits, labels = merge_views(logits, labels, groups[first])
+                clusters = None if clusters is None else clusters[np.unique(groups[first], return_index=True)[1]]
+        return self.measure_clusters(logits, labels, clusters)
+
+    def measure_clusters(self, logits: np.ndarray, labels: np.ndarray, clusters: np.ndarray | None) -> dict[str, float]:
+        """As ``measure``, for metrics that want the clusters (n,) of the samples."""
         return self.measure(logits, labels)
 
     def measure(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Values by name from ``logits (n, C)`` and ``labels (n,)``."""
         raise NotImplementedError
+
+
+def _joined(results: Sequence[dict[str, np.ndarray]], key: str) -> np.ndarray | None:
+    """One array of what all parts have, else None."""
+    return np.concatenate([part[key] for part in results]) if all(key in part for part in results) else None
 
 
 @METRICS.register_module()

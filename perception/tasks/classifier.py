@@ -67,7 +67,7 @@ class Classifier(PerceptionModel):
         self.label_smoothing = label_smoothing
         self.frozen = frozen
         width = built.feature_dims(feature)
-        self.norm = _norm(norm, width)
+        self.norm = feature_norm(norm, width)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=init_std)
@@ -120,22 +120,13 @@ class Classifier(PerceptionModel):
 
         Returns:
             ``mode='loss'``: ``loss`` and, for hard labels, ``accuracy``. ``mode='predict'``: ``logits (B, C)``,
-            ``label (B,)`` if the batch has it, ``index (B,)``, the position of each sample (or node), and for clips
-            ``group (B,)``, the video that each is cut from.
+            ``label (B,)`` if the batch has it, ``index (B,)``, the position of each sample (or node), for clips
+            ``group (B,)``, the video that each is cut from, and ``cluster (B,)``, such as the camera, if it is known.
         """
         logits = self.logits(batch)
         if mode == "loss":
             return classification_loss(logits, _rows(batch, "label"), self.label_smoothing)
-        found = {"logits": logits.float()}
-        if "label" in batch:
-            found["label"] = _rows(batch, "label")
-        if "mask" in batch:
-            found["index"] = batch["mask"].nonzero().flatten()
-        elif "index" in batch:
-            found["index"] = batch["index"]
-        if "video_index" in batch:
-            found["group"] = batch["video_index"]
-        return found
+        return predictions(logits, batch)
 
     def val_step(self, data: Batch) -> list[dict[str, Tensor]]:  # type: ignore[override]
         """Predictions of a RAW batch, as the list of one that the evaluator takes."""
@@ -167,6 +158,19 @@ def classification_loss(logits: Tensor, label: Tensor, smoothing: float = 0.0) -
     total = functional.cross_entropy(logits, target, ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum")
     right = (logits.detach().argmax(1) == target).sum()
     return {"loss": total / count, "accuracy": right / count}
+
+
+def predictions(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """What the metrics take, from scores ``(B, C)`` of a batch; see ``Classifier.forward``."""
+    found = {"logits": logits.float()}
+    if "label" in batch:
+        found["label"] = _rows(batch, "label")
+    if "mask" in batch:
+        found["index"] = batch["mask"].nonzero().flatten()
+    for ours, theirs in (("index", "index"), ("group", "video_index"), ("cluster", "cluster")):
+        if theirs in batch and ours not in found:
+            found[ours] = batch[theirs]
+    return found
 
 
 class LabelCheck(BatchPreprocessor):
@@ -214,7 +218,8 @@ def _rows(batch: Batch, key: str) -> Tensor:
     return batch[key][batch["mask"]] if "mask" in batch else batch[key]
 
 
-def _norm(name: str | None, width: int) -> nn.Module:
+def feature_norm(name: str | None, width: int) -> nn.Module:
+    """Norm of pooled features by its name in ``NORMS``; nothing for None."""
     if name == "layer":
         return nn.LayerNorm(width, eps=1e-6)
     if name == "batch":
