@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from perception.datasets.balance import balanced_order, class_members
 from perception.engine.sampler import ResumableSampler
 from perception.errors import DataError
 from perception.registry import DATA_SAMPLERS
@@ -31,19 +32,14 @@ class BalancedSampler(ResumableSampler):
 
     def __init__(self, dataset: Any, seed: int | None = 0) -> None:
         super().__init__(dataset, shuffle=True, seed=seed, uneven="pad")
-        labels = labels_of(dataset)
-        known = np.flatnonzero(labels >= 0)
-        self.members = [known[labels[known] == label] for label in np.unique(labels[known])]
+        self.members = class_members(labels_of(dataset))
         if len(self.members) < 2:
             raise DataError(f"BalancedSampler: {type(dataset).__name__} has labels of {len(self.members)} classes")
-        self.most = max(map(len, self.members))
-        self.size = self.most * len(self.members)
+        self.size = max(map(len, self.members)) * len(self.members)
 
     def order(self, epoch: int) -> np.ndarray:
         """(size,) int64 positions of an epoch."""
-        random = np.random.default_rng([self.seed, epoch])
-        drawn = [rows if len(rows) == self.most else random.choice(rows, self.most) for rows in self.members]
-        return random.permutation(np.concatenate(drawn))
+        return balanced_order(self.members, np.random.default_rng([self.seed, epoch]))
 
 
 def labels_of(dataset: Any) -> np.ndarray:
