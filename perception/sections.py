@@ -155,17 +155,26 @@ def view_faults(cfg: Mapping[str, Any], find: Callable[[Any, Any], Any]) -> Iter
     patch, record = kind.patch_of(backbone), backbone.get("preprocess")
     wanted = record.get("size") if isinstance(record, dict) and not record.get("resize") else None
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        dataset = (cfg.get(loader) or {}).get("dataset")
-        transforms = dataset.get("transforms") if isinstance(dataset, dict) else None
-        for number, transform in reversed(list(enumerate(transforms or ()))):
-            cls = find(TRANSFORMS, transform.get("type")) if isinstance(transform, dict) else None
-            sizes = cls.image_sizes(transform) if cls is not None and hasattr(cls, "image_sizes") else None
-            if sizes is None:
-                break  # nobody knows what it makes
-            if sizes:  # the last one that sets a size
-                where = f"{loader}.dataset.transforms.{number}"
-                yield from _size_faults(where, transform, sizes, patch, wanted)
-                break
+        for place, transforms in _transforms(f"{loader}.dataset", (cfg.get(loader) or {}).get("dataset")):
+            for number, transform in reversed(list(enumerate(transforms))):
+                cls = find(TRANSFORMS, transform.get("type")) if isinstance(transform, dict) else None
+                sizes = cls.image_sizes(transform) if cls is not None and hasattr(cls, "image_sizes") else None
+                if sizes is None:
+                    break  # nobody knows what it makes
+                if sizes:  # the last one that sets a size
+                    yield from _size_faults(f"{place}.transforms.{number}", transform, sizes, patch, wanted)
+                    break
+
+
+def _transforms(place: str, dataset: Any) -> Iterable[tuple[str, Sequence[Any]]]:
+    """Transforms of a data set and of those that it is made of, with the place of each."""
+    if not isinstance(dataset, dict):
+        return
+    if isinstance(dataset.get("transforms"), list):
+        yield place, dataset["transforms"]
+    members = dataset.get("datasets")
+    for number, member in enumerate(members if isinstance(members, list) else ()):
+        yield from _transforms(f"{place}.datasets.{number}", member)
 
 
 def _size_faults(

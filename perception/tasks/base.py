@@ -10,11 +10,15 @@ from mmengine.model.base_model.data_preprocessor import BaseDataPreprocessor
 from torch import Tensor
 
 from perception.backbones.base import Backbone
+from perception.datasets.paired import PARTNER
 from perception.transforms.preprocess import Batch, Preprocess
 
 
 class BatchPreprocessor(BaseDataPreprocessor):
-    """Moves a RAW batch to the device and applies the backbone's Preprocess record there."""
+    """Moves a RAW batch to the device and applies the backbone's Preprocess record there.
+
+    A second batch inside it, ``partner`` of ``perception.datasets.paired``, is treated alike.
+    """
 
     def __init__(self, preprocess: Preprocess) -> None:
         super().__init__(non_blocking=True)
@@ -22,8 +26,12 @@ class BatchPreprocessor(BaseDataPreprocessor):
 
     def forward(self, data: Batch, training: bool = False) -> tuple[Batch]:  # type: ignore[override]
         """RAW batch -> one-tuple of the preprocessed batch."""
+        data = to_device(data, self.device)
+        batch = self.preprocess(data)
+        if PARTNER in data:
+            batch[PARTNER] = self.preprocess(data[PARTNER])
         # A one-tuple: mmengine spreads dicts over keyword arguments and tuples over positional ones.
-        return (self.preprocess(to_device(data, self.device)),)
+        return (batch,)
 
 
 def to_device(value: Any, device: torch.device | str | None) -> Any:

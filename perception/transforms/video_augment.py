@@ -312,6 +312,10 @@ class ClipViews(Transform):
         return {**batch, "views": views, "video": views[0]}
 
     @classmethod
+    def image_sizes(cls, cfg: Mapping[str, Any]) -> None:
+        """Every view has transforms of its own: who knows."""
+
+    @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config."""
         if not cfg["views"]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from perception.errors import ConfigError, DataError, Fault
 from perception.registry import PREPROCESSES
-from perception.transforms.image_preprocess import IMAGENET_MEAN, IMAGENET_STD, fit
+from perception.transforms.image_preprocess import IMAGENET_MEAN, IMAGENET_STD, VIEWS, fit
 from perception.transforms.image_resize import INTERPOLATIONS, resize
 from perception.transforms.preprocess import Batch, Preprocess
 
@@ -75,24 +75,42 @@ class VideoPreprocess(Preprocess):
         return rows, columns
 
     def __call__(self, batch: Batch) -> Batch:
-        """Normalise ``video`` to float32 (B, 3, T, H, W).
+        """Normalise ``video`` (B, 3, T, H, W) and ``views``, a list of such, of any size each, to float32.
+
+        Either may be absent. ``video`` is often the first view: then it is so afterwards, too, and computed once.
 
         A batch of images alone, ``image`` uint8 (B, 3, H, W), becomes one of clips that stand still, every image
         repeated ``frames`` times: so video encoders are judged on images.
 
         Raises:
-            DataError: no clips, or another dtype, shape or size than the record's.
+            DataError: no clips, or another dtype or shape than the record's; another size of ``video``.
         """
-        clips = batch.get(self.modality)
-        if clips is None and isinstance(batch.get("image"), Tensor):
-            clips = batch["image"]
-            if clips.ndim == 4:
-                clips = clips[:, :, None].expand(-1, -1, self.frames, -1, -1)
-        elif isinstance(clips, (Tensor, np.ndarray)) and clips.ndim == 5 and self.layout == "tchw":
-            clips = torch.as_tensor(clips).transpose(1, 2)
-        return {**batch, self.modality: self._normalised(self._checked(clips))}
+        views, clips = batch.get(VIEWS), batch.get(self.modality)
+        if views is None:
+            ordered = self._still(batch.get("image")) if clips is None else self._ordered(clips)
+            return {**batch, self.modality: self._normalised(self._sized(self._typed(ordered)), fit_size=True)}
+        cooked = [self._normalised(self._typed(self._ordered(view))) for view in views]
+        if clips is None:
+            return {**batch, VIEWS: cooked}
+        place = next((i for i, view in enumerate(views) if view is clips), None)
+        whole = self._sized(self._typed(self._ordered(clips)))
+        if place is None or self.resize:
+            return {**batch, VIEWS: cooked, self.modality: self._normalised(whole, fit_size=True)}
+        return {**batch, VIEWS: cooked, self.modality: cooked[place]}
 
-    def _checked(self, clips: Any) -> Tensor:
+    def _still(self, images: Any) -> Any:
+        """Images (B, 3, H, W) as clips; anything else as it is, for whoever names what is wrong with it."""
+        if not isinstance(images, Tensor) or images.ndim != 4:
+            return images
+        return images[:, :, None].expand(-1, -1, self.frames, -1, -1)
+
+    def _ordered(self, clips: Any) -> Any:
+        """Clips in the layout of the record as (B, 3, T, H, W)."""
+        if isinstance(clips, (Tensor, np.ndarray)) and clips.ndim == 5 and self.layout == "tchw":
+            return torch.as_tensor(clips).transpose(1, 2)
+        return clips
+
+    def _typed(self, clips: Any) -> Tensor:
         if isinstance(clips, np.ndarray):
             clips = torch.from_numpy(clips)
         if not isinstance(clips, Tensor):
@@ -105,6 +123,9 @@ class VideoPreprocess(Preprocess):
         if clips.ndim != 5 or clips.shape[1] != len(self.mean):
             axes = "(B, 3, T, H, W)" if self.layout == "cthw" else "(B, T, 3, H, W), layout 'tchw'"
             raise DataError(f"clips of shape {tuple(clips.shape)} do not fit {axes}, read as (B, 3, T, H, W)")
+        return clips
+
+    def _sized(self, clips: Tensor) -> Tensor:
         if not self.resize and tuple(clips.shape[-2:]) != self.shape:
             raise DataError(
                 f"clips of {tuple(clips.shape[-2:])} pixels, but the Preprocess record says {self.size}: give the data "
@@ -112,10 +133,10 @@ class VideoPreprocess(Preprocess):
             )
         return clips
 
-    def _normalised(self, clips: Tensor) -> Tensor:
+    def _normalised(self, clips: Tensor, fit_size: bool = False) -> Tensor:
         scale, shift = _affine(self.mean, self.std, clips.device)
         values = clips.to(torch.float32).mul_(scale).add_(shift)
-        if tuple(values.shape[-2:]) == self.shape:
+        if not fit_size or tuple(values.shape[-2:]) == self.shape:
             return values
         frames = values.transpose(1, 2)
         small = resize(frames.flatten(0, 1), self.shape, self.interpolation)

@@ -36,6 +36,33 @@ def test_the_layout_of_transformers():
         record()({"video": clips.transpose(1, 2)})
 
 
+def test_views_are_normalised_each_once():
+    weak, strong = raw(), raw(batch=2).flip(-1).contiguous()
+    out = record()({"views": [weak, strong], "video": weak})
+    for found, view in zip(out["views"], (weak, strong), strict=True):
+        assert torch.equal(found, record()({"video": view})["video"])
+    assert out["video"] is out["views"][0]
+    alone = record()({"views": [weak, strong]})
+    assert "video" not in alone and torch.equal(alone["views"][1], out["views"][1])
+    other = raw(frames=6)
+    out = record()({"views": [weak], "video": other})  # clips that are none of the views
+    assert torch.equal(out["video"], record()({"video": other})["video"])
+    swapped = record(layout="tchw")({"views": [strong.transpose(1, 2)], "video": weak.transpose(1, 2)})
+    assert torch.equal(swapped["views"][0], alone["views"][1]) and torch.equal(swapped["video"], alone["views"][0])
+
+
+def test_views_may_be_of_any_size_but_the_clip_may_not():
+    small = raw(size=(4, 6))
+    out = record()({"views": [raw(), small]})
+    assert [tuple(view.shape[-2:]) for view in out["views"]] == [(8, 12), (4, 6)]
+    with pytest.raises(DataError, match="says"):
+        record()({"views": [small], "video": small})
+    grown = record(resize=True)({"views": [small], "video": small})
+    assert grown["views"][0].shape[-2:] == (4, 6) and grown["video"].shape[-2:] == (8, 12)
+    with pytest.raises(DataError, match="must be uint8"):
+        record()({"views": [small.float()]})
+
+
 def test_images_become_clips_that_stand_still():
     image = raw(1)[:, :, 0]
     out = record()({"image": image})["video"]
