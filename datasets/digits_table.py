@@ -117,7 +117,7 @@ def measure(ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centre_x, centre_y = (ink * x).sum((1, 2)) / total, (ink * y).sum((1, 2)) / total
     dx, dy = x - centre_x[:, None, None], y - centre_y[:, None, None]
     width, height = np.sqrt((ink * dx**2).sum((1, 2)) / total), np.sqrt((ink * dy**2).sum((1, 2)) / total)
-    lean = -(ink * dx * dy).sum((1, 2)) / total / (width * height)
+    lean = -(ink * dx * dy).sum((1, 2)) / total / np.maximum(width * height, 1e-9)
     # A loop is a region without ink that does not touch the border.
     padded = np.pad(ink < 0.35, ((0, 0), (1, 1), (1, 1)), constant_values=True)
     loops = np.array([min(label(paper)[1] - 1, 2) for paper in padded])

@@ -100,7 +100,7 @@ class TableImages(TableRows):
             raise ConfigError(faults, "TableImages")
         table = read_table(file, separator, missing_values)
         taken = [name for name in (image, id, label, None if split is None else split_column) if name is not None]
-        self.kinds = dict(columns) if columns is not None else infer_kinds(table, taken)
+        self.kinds = dict(columns) if columns is not None else infer_kinds(table, [*taken, split_column])
         if columns is None:
             text = f"{table.source}: kinds of columns were inferred; look at them and paste them into the config\n"
             print_log(text + schema_text(table, self.kinds), logger="current")
@@ -184,7 +184,7 @@ def _ids(table: RawTable, column: str | None) -> np.ndarray | None:
         twice = int(np.argmax(counts > 1))
         again = next(row for row in np.flatnonzero(names == found[twice]).tolist() if row != first[twice])
         raise DataError(
-            f"{table.source}, row {again}, column {column!r}: id {found[twice]!r} is already that of row "
+            f"{table.source}, row {again}, column {column!r}: id {str(found[twice])!r} is already that of row "
             f"{first[twice]} ({int((counts > 1).sum())} ids occur more than once)"
         )
     return names
