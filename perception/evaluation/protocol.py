@@ -118,6 +118,7 @@ class Outcome:
         variant: tells several figures of one protocol apart (``5 per class``); empty for a single one.
         proportion: True where ``value`` is a share of ``n`` samples, so that a binomial interval applies.
         notes: what a reader of the figure has to know, in whole sentences; printed below the table.
+        interval: 95 % interval of a figure that is no share of samples, such as a mean over episodes.
     """
 
     metric: str
@@ -129,6 +130,7 @@ class Outcome:
     variant: str = ""
     proportion: bool = True
     notes: tuple[str, ...] = ()
+    interval: tuple[float, float] | None = None
 
 
 class AnyProtocol(ABC):

@@ -51,9 +51,10 @@ def evaluate(
 
     Returns:
         One row per source and figure: ``protocol``, ``variant``, ``source``, ``metric``, ``value`` (a fraction),
-        ``ci95`` (binomial, where the value is a share of samples), ``n``, ``seed``, ``chosen`` (on validation data),
-        ``extras`` (further figures), ``settings``, ``notes``, ``dims``, ``sizes`` of the splits, ``unlabelled``,
-        ``weights_hash``. Of protocols that judge towers there are the sources ``chance`` and ``ceiling`` besides.
+        ``ci95`` (binomial, where the value is a share of samples, else the protocol's own), ``n``, ``seed``, ``chosen``
+        (on validation data), ``extras`` (further figures), ``settings``, ``notes``, ``dims``, ``sizes`` of the splits,
+        ``unlabelled``, ``weights_hash``. Of protocols that judge towers there are the sources ``chance`` and
+        ``ceiling`` besides.
     """
     protocols = build_protocols(section)
     by_kind: dict[str, dict[str, Any]] = {"features": {}, "towers": {}, "backbone": {}}
@@ -209,7 +210,7 @@ def _described(cfg: Any) -> Any:
 
 
 def _row(outcome: Outcome, seed: int) -> Row:
-    interval = binomial_interval(outcome.value, outcome.n) if outcome.proportion else None
+    interval = binomial_interval(outcome.value, outcome.n) if outcome.proportion else outcome.interval
     return {
         "variant": outcome.variant,
         "metric": outcome.metric,
