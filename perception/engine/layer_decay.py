@@ -11,7 +11,7 @@ from torch import nn
 from perception.errors import ConfigError, Fault, nearest
 from perception.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 
-_KEYS = ("decay", "no_decay_names")
+_KEYS = ("decay", "no_decay_names", "separate")
 # Learned vectors that stand for a token or a place: they have no product with the input that decay could bound.
 _TOKENS = (
     "token",
@@ -33,7 +33,9 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
     tokens are not decayed. ``paramwise_cfg`` takes:
 
     * ``decay``: 1.0 leaves the rates alone and only sorts out the weight decay;
-    * ``no_decay_names``: more names, or last parts of names, without weight decay.
+    * ``no_decay_names``: more names, or last parts of names, without weight decay;
+    * ``separate``: modules whose parameters form groups of their own, called by the module, for schedules that treat
+      them apart from the others; behind the name of the one that is not decayed stands ``_no_decay``.
     """
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
@@ -51,6 +53,7 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
             )
         self.decay = float(options.get("decay", 1.0))
         self.no_decay_names = tuple(options.get("no_decay_names", ()))
+        self.separate = tuple(options.get("separate", ()))
         if not 0.0 < self.decay <= 1.0:
             raise ConfigError([Fault("optim_wrapper.paramwise_cfg.decay", self.decay, "lies outside (0, 1]")])
 
@@ -75,7 +78,12 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
         """
         backbone: Any = getattr(model, "backbone", None)
         count = backbone.layer_count() if hasattr(backbone, "layer_count") else 1
-        groups: dict[tuple[int, bool], dict[str, Any]] = {}
+        modules = dict(model.named_modules())
+        absent = [part for part in self.separate if part not in modules]
+        if absent:
+            where = "optim_wrapper.paramwise_cfg.separate"
+            raise ConfigError([Fault(where, p, "the model has no such module", nearest(p, modules)) for p in absent])
+        groups: dict[tuple[int, str, bool], dict[str, Any]] = {}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
@@ -83,14 +91,15 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
             layer = backbone.layer_id(name.removeprefix("backbone.")) if inside else count - 1
             scale = self.decay ** (count - 1 - layer)
             decayed = parameter.ndim > 1 and not self._is_exempt(name)
+            part = next((part for part in self.separate if name.startswith(f"{part}.")), "")
             group = groups.setdefault(
-                (layer, decayed),
+                (layer, part, decayed),
                 {
                     "params": [],
                     "lr": lr * scale,
                     "weight_decay": weight_decay if decayed else 0.0,
                     "lr_scale": scale,
-                    "name": f"layer_{layer}{'' if decayed else '_no_decay'}",
+                    "name": f"{part or f'layer_{layer}'}{'' if decayed else '_no_decay'}",
                 },
             )
             group["params"].append(parameter)

@@ -8,7 +8,8 @@ from typing import Any
 
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 
-from perception.errors import ConfigError, Fault
+from perception.errors import ConfigError, Fault, nearest
+from perception.pretext.cdfsl_v import curriculum_weight
 from perception.registry import PARAM_SCHEDULERS
 
 
@@ -110,3 +111,38 @@ class CosineWarmup(RunSchedule):
         progress = min(1.0, (position - self.warmup) / max(self.total - self.warmup, 1e-9))
         low = scale * self.min_lr
         return low + (base - low) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+@PARAM_SCHEDULERS.register_module()
+class CurriculumRate(RunSchedule):
+    r"""The rates of CDFSL-V (2023): that of the head falls by a curriculum, all others stay as they are.
+
+    With x = position / length of the run, the head's rate is
+    :math:`base \cdot (\arctan(-10 (x - 1/2)) / \pi + 1/2)`: 0.937 of it at the start, 0.5 half way, 0.063 at the end.
+
+    Args:
+        optimizer: optimiser or its wrapper.
+        group: the module whose parameters these are, one of ``separate`` of the constructor ``LayerDecay``.
+        total_steps: steps of the run; the runner fills it in.
+        epoch_length: steps of an epoch; the runner fills it in.
+        by_step: change the rate every step; else once per epoch, as in the paper.
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        group: str,
+        total_steps: int = 1,
+        epoch_length: int = 1,
+        by_step: bool = False,
+    ) -> None:
+        names = [str(g.get("name", "")) for g in optimizer.param_groups]
+        self.falling = [name in (group, f"{group}_no_decay") for name in names]
+        if not any(self.falling):
+            text = f"the optimiser has no such group; it has {', '.join(names)}. See paramwise_cfg.separate"
+            raise ConfigError([Fault("param_scheduler.group", group, text, nearest(group, names))])
+        super().__init__(optimizer, total_steps, epoch_length, by_step)
+
+    def _get_value(self) -> list[float]:
+        factor = 1.0 - curriculum_weight(min(1.0, self.last_step / max(self.total, 1e-9)))
+        return [base * (factor if own else 1.0) for base, own in zip(self.base_values, self.falling, strict=True)]

@@ -59,3 +59,15 @@ def test_named_exemptions_and_frozen_parameters() -> None:
 def test_faults(key: str, value: float, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         construct(TinyModel(), **{key: value})
+
+
+def test_modules_apart_have_groups_of_their_own() -> None:
+    model = TinyModel()
+    groups = construct(model, decay=0.5, separate=["head"]).optimizer.param_groups
+    names = [group["name"] for group in groups]
+    assert "layer_4" not in names and names[-2:] == ["head_no_decay", "head"]
+    assert [g["lr"] for g in groups[-2:]] == [0.8, 0.8] and [g["weight_decay"] for g in groups[-2:]] == [0.0, 0.05]
+    rest = [g for g in construct(model, decay=0.5).optimizer.param_groups if not g["name"].startswith("layer_4")]
+    assert [g["name"] for g in rest] == names[:-2]  # the others are as they were
+    with pytest.raises(ConfigError, match=r"paramwise_cfg\.separate = 'heat'.*'head'"):
+        construct(model, separate=["heat"])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from perception.engine.schedulers import CosineWarmup
+from perception.engine.schedulers import CosineWarmup, CurriculumRate
 from perception.errors import ConfigError
 
 
@@ -75,3 +75,18 @@ def test_resumed_schedule_has_the_length_and_rate_of_the_config() -> None:
 def test_two_lengths_of_warmup_are_one_too_many() -> None:
     with pytest.raises(ConfigError, match="warmup_epochs"):
         CosineWarmup(optimizer(), warmup_epochs=1, warmup_steps=1)
+
+
+def test_the_rate_of_a_head_falls_by_the_curriculum_by_hand() -> None:
+    groups = optimizer({"name": "layer_0"}, {"name": "head_no_decay", "lr": 0.5}, {"name": "head"})
+    schedule = CurriculumRate(groups, "head", total_steps=8, epoch_length=2)
+    assert schedule.by_epoch
+    found = []
+    for _ in range(4):  # x = 0, 1/4, 1/2, 3/4: arctan(5) / pi = 0.437167, arctan(2.5) / pi = 0.378881
+        found.append([group["lr"] for group in groups.param_groups])
+        groups.step()
+        schedule.step()
+    factors = [0.937167, 0.878881, 0.5, 0.121119]
+    assert found == [pytest.approx([1.0, 0.5 * factor, factor], abs=1e-6) for factor in factors]
+    with pytest.raises(ConfigError, match=r"no such group.*layer_0, head_no_decay, head"):
+        CurriculumRate(groups, "heads")
