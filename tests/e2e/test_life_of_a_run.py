@@ -16,11 +16,27 @@ from perception.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = {
+    "driving": ("driving/prc_pillars_scenes", "driving/finetune_pillars_scenes"),
     "image": ("image/mae_vit-tiny_digits", "image/finetune_vit-tiny_digits"),
     "graph": ("graph/graphmae_gat_digits", None),
     "remote sensing": ("remote_sensing/clip_tiny_land-cover", "remote_sensing/finetune_clip-tiny_land-cover"),
 }
-SHORTER = {"remote sensing": ["train_dataloader.dataset.count=128"]}
+SHORTER = {
+    "driving": [
+        "train_dataloader.dataset.count=8",
+        "evaluation.train.count=12",
+        "evaluation.val.count=6",
+        "evaluation.test.count=8",
+        "evaluation.protocols.regions.dataset.count=2",
+    ],
+    "remote sensing": ["train_dataloader.dataset.count=128"],
+}
+SHORTER_TUNING = {
+    "driving": [
+        "train_cfg.max_iters=2",
+        *(f"{part}_dataloader.dataset.count=8" for part in ("train", "val", "test")),
+    ]
+}
 SCRIPT = """
 import sys
 import numpy as np
@@ -71,7 +87,7 @@ def test_pretrain_probe_embed_export_load_finetune(modality, tmp_path, monkeypat
 
     if tuning is not None:
         start = f"model.backbone.init_from={run}"
-        assert main(["train", tuning, "--set", start, "train_cfg.max_epochs=1"]) == 0
+        assert main(["train", tuning, "--set", start, *SHORTER_TUNING.get(modality, ["train_cfg.max_epochs=1"])]) == 0
         tuned = Path("runs") / tuning / "seed_0"
         metrics = json.loads((tuned / "metrics.json").read_text())
         assert main(["eval", str(tuned)]) == 0

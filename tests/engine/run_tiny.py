@@ -35,6 +35,7 @@ def main() -> int:
     torch.set_num_threads(1)
     if "config" in options:
         cfg = load_config(options["config"], options.get("overrides", []))
+        cfg.train_cfg.pop("max_iters", None)
         cfg.train_cfg.max_epochs = options["epochs"]
         cfg.train_dataloader.num_workers = options.get("workers", 2)
     else:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny import DUAL_ENCODER, same_weights
+from tiny import DRIVING, DUAL_ENCODER, FUSION, same_weights
 
 from perception.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 
@@ -79,7 +79,7 @@ def kill_until_done(tmp_path: Path, kills: int, epochs: int, longest: float, **o
     hit = 0
     for _ in range(kills):
         process = start(killed, resume=True, **options)
-        wait_for_steps(process)
+        wait_for_steps(process, 2)  # with the second, the checkpoint of the first is whole
         time.sleep(rng.uniform(0.0, longest))
         assert process.poll() is None, "the run was over before the kill: give it more epochs"
         process.kill()
@@ -107,6 +107,15 @@ def test_sigkill_of_a_dual_encoder_with_teacher_and_views(tmp_path: Path) -> Non
     weights = state(tmp_path / "killed")["state_dict"]
     teacher, student = (weights[f"{p}backbone.visual.proj"] for p in ("pretexts.distill.teacher.", ""))
     assert weights["pretexts.distill.centre"].abs().max() > 0 and not teacher.equal(student)
+
+
+@pytest.mark.parametrize("options", [DRIVING, FUSION], ids=["point_contrast", "fusion_detector"])
+def test_sigkill_of_driving_runs(tmp_path: Path, options: dict) -> None:
+    kill_until_done(tmp_path, kills=1, epochs=4, longest=0.2, **options)
+    weights = state(tmp_path / "killed")["state_dict"]
+    # Statistics of batch norms are resumed as well, and at the momentum that a hook sets.
+    assert all(v.isfinite().all() for v in weights.values())
+    assert any(k.endswith("running_mean") and v.abs().max() > 0 for k, v in weights.items())
 
 
 @pytest.mark.slow

@@ -198,3 +198,45 @@ DUAL_ENCODER = dict(
         "evaluation={}",
     ],
 )
+
+# Regions, two views and contrast between points on a few beams of made-up streets: 5 steps an epoch.
+DRIVING = dict(
+    config="driving/prc_pillars_scenes",
+    overrides=[
+        "train_dataloader.dataset.count=20",
+        "train_dataloader.dataset.beams=16",
+        "train_dataloader.dataset.azimuths=128",
+        "model.backbone.pillar_channels=(8,)",
+        "model.backbone.channels=(8, 8, 8)",
+        "model.backbone.neck_channels=(8, 8, 8)",
+        "model.pretexts.prc.rich=32",
+        "model.pretexts.prc.poor=32",
+        "model.pretexts.prc.projection_dim=8",
+        "evaluation={}",
+    ],
+    hooks=[dict(type="NormMomentum", momentum=0.1)],
+    workers=0,
+)
+# A detector that reads both sensors and does without one of them at random, on turned sweeps and pictures.
+FUSION = dict(
+    config="driving/finetune_fusion_scenes",
+    overrides=[
+        *(f"{part}_dataloader.dataset.count={count}" for part, count in (("train", 20), ("val", 2), ("test", 2))),
+        "train_dataloader.dataset.beams=16",
+        "train_dataloader.dataset.azimuths=128",
+        "model.width=8",
+        "model.backbone.fused_channels=8",
+        "model.backbone.drop_lidar=0.2",
+        "model.backbone.drop_camera=0.2",
+        "model.backbone.lidar.pillar_channels=(8,)",
+        "model.backbone.lidar.channels=(8, 8, 8)",
+        "model.backbone.lidar.neck_channels=(8, 8, 8)",
+        "model.backbone.camera.image_backbone.widths=(8, 8, 8, 8)",
+        "model.backbone.camera.neck_channels=8",
+        "model.backbone.camera.context_channels=8",
+        "model.backbone.camera.out_channels=8",
+        "model.backbone.camera.drop_cameras=1",
+    ],
+    hooks=[dict(type="NormMomentum", momentum=0.1)],
+    workers=0,
+)

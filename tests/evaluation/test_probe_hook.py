@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import DUAL_ENCODER, TinyBackbone, same_weights, tiny_config
+from tiny import DRIVING, DUAL_ENCODER, TinyBackbone, same_weights, tiny_config
 
 from perception.config import load_config
 from perception.engine.api import build_runner
@@ -52,6 +52,25 @@ def test_a_dual_encoder_with_a_teacher_does_not_notice_it_either(tmp_path):
         found.append(runner.bare_model.state_dict())
     assert same_weights(*found) and "pretexts.distill.centre" in found[0]
     assert [step for step, _ in logged(tmp_path / "1", "probe/retrieval")] == [1, 2, 3, 4, 5]
+
+
+def test_contrast_between_points_does_not_notice_it_either(tmp_path):
+    places = [dict(type="QueryBoxes", background=4, extent=30.0)]
+    data = dict(type="DrivingScenes", cameras=False, beams=16, azimuths=128, transforms=places)
+    found = []
+    for name in ("plain", "probed"):
+        cfg = load_config(DRIVING["config"], [*DRIVING["overrides"], "train_cfg.max_epochs=1"])
+        cfg.evaluation = dict(
+            train=dict(**data, split="train", count=6), val=dict(**data, split="val", count=4), protocols={}
+        )
+        probes = [dict(type="OnlineProbe", interval=2, protocol=dict(type="KNN", k=3), by_epoch=False)]
+        cfg.custom_hooks = [*DRIVING["hooks"], *(probes if name == "probed" else [])]
+        runner = build_runner(cfg, tmp_path / name, seed=3)
+        runner.train()
+        found.append(runner.bare_model.state_dict())
+    assert same_weights(*found)
+    probes = logged(tmp_path / "probed", "probe/knn")
+    assert [step for step, _ in probes] == [2, 4] and all(0 < value <= 1 for _, value in probes)
 
 
 def test_the_figure_is_the_protocols_own(tmp_path):
