@@ -17,7 +17,7 @@ from mmengine.logging import print_log
 from perception.datasets.base import Dataset
 from perception.datasets.images import decode_image
 from perception.errors import DataError, not_among
-from perception.geometry.transforms import homogeneous
+from perception.geometry.transforms import check_rigid, homogeneous
 from perception.transforms.base import Transform
 from perception.transforms.camera_images import fit_camera
 from perception.transforms.preprocess import Batch
@@ -117,6 +117,10 @@ class DrivingDataset(Dataset):
         ``points`` list of (P, F) float32 and ``point_id`` list of (P,) int64; ``cams`` (B, N, 3, H, W) uint8 RGB with
         ``cam2img``, ``lidar2cam``, ``img_aug`` (B, N, 4, 4) float32; ``lidar_aug`` (B, 4, 4); with labels ``boxes``,
         ``velocity``, ``box_label`` and, where there are such, ``box2d`` lists; ``index`` (B,) and ``meta``.
+
+        Raises:
+            DataError: a camera's calibration is not rigid, mirrored or no camera's; frames have different cameras, or
+                pictures different sizes.
         """
         frames = [self.frame(int(i)) for i in indices]
         meta: dict[str, Any] = {"classes": self.classes, "tokens": [frame.token for frame in frames]}
@@ -163,6 +167,11 @@ class DrivingDataset(Dataset):
         for frame, found in zip(frames, names, strict=True):
             if found != names[0] or not found:
                 raise DataError(f"frame {frame.token!r} has the cameras {found}, frame {frames[0].token!r} {names[0]}")
+        for frame in frames:
+            for camera in frame.cameras:
+                where = f"of camera {camera.name!r} of frame {frame.token!r}"
+                check_rigid(camera.lidar2cam, f"lidar2cam {where}")
+                camera_matrix(np.asarray(camera.cam2img)[:3], f"cam2img {where}")
         views = [camera for frame in frames for camera in frame.cameras]
         with ThreadPoolExecutor(max_workers=THREADS) as pool:  # cv2 lets go of the interpreter lock
             pictures = list(pool.map(self._picture, views))

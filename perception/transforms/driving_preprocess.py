@@ -161,6 +161,9 @@ class DrivingPreprocess(Preprocess):
                 raise DataError(f"a batch with cameras needs the calibration {name!r} {(*count, 4, 4)}")
             if tuple(matrix.shape) != (*count, 4, 4):
                 raise DataError(f"{name!r} has shape {tuple(matrix.shape)}, but the cameras need {(*count, 4, 4)}")
+            if not bool(matrix.isfinite().all()):
+                where = (~matrix.isfinite()).nonzero()[0, :2].tolist()
+                raise DataError(f"{name!r} of camera {where[1]} of sample {where[0]} holds numbers that are not finite")
         scale = torch.tensor([1 / (255 * s) for s in self.std], device=cams.device).view(3, 1, 1)
         shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=cams.device)
         like = batch["lidar2cam"]

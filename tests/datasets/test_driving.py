@@ -94,6 +94,26 @@ def test_frames_with_other_cameras_are_named():
         Two(clouds(), [[picture(), picture()], [picture()]]).__getitems__([0, 1])
 
 
+@pytest.mark.parametrize(
+    ("lidar2cam", "cam2img", "text"),
+    [
+        (AHEAD * 1.2, np.eye(4), "lidar2cam of camera 'b' of frame 'frame 0': the last row"),
+        (np.diag([1.0, 1, 1.2, 1]) @ AHEAD, np.eye(4), "lidar2cam of camera 'b' of frame 'frame 0' is not rigid"),
+        (np.diag([1.0, -1, 1, 1]) @ AHEAD, np.eye(4), "lidar2cam of camera 'b' of frame 'frame 0' is mirrored"),
+        (AHEAD * np.nan, np.eye(4), "lidar2cam of camera 'b' of frame 'frame 0' holds numbers that are not finite"),
+        (AHEAD, np.diag([-5.0, 5, 1, 1]), "cam2img of camera 'b' of frame 'frame 0' is no camera matrix"),
+    ],
+)
+def test_the_calibration_of_every_data_set_is_looked_at(lidar2cam, cam2img, text):
+    class Wrong(Two):
+        def frame(self, index):
+            good = CameraView("a", picture(), AHEAD, np.diag([50.0, 50, 1, 1]))
+            return DrivingFrame(f"frame {index}", (good, CameraView("b", picture(), lidar2cam, cam2img)))
+
+    with pytest.raises(DataError, match=text):
+        Wrong(clouds(), [[]]).__getitems__([0])
+
+
 def blob(height, width, u, v, sigma=12.0):
     """A bright spot whose centre lies at (u, v), counted from the edges."""
     rows, columns = np.mgrid[:height, :width] + 0.5

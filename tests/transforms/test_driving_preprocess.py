@@ -97,6 +97,7 @@ def test_cameras_are_normalised_and_the_calibration_completed():
         (BOTH, cameras(cams=torch.zeros(2, 4, 3, 5, 3, dtype=torch.uint8)), r"\(5, 3\) pixels"),
         (BOTH, {k: v for k, v in cameras().items() if k != "lidar2cam"}, "needs the calibration 'lidar2cam'"),
         (BOTH, cameras(cam2img=torch.eye(3).expand(2, 4, 3, 3)), "'cam2img' has shape"),
+        (BOTH, cameras(lidar2cam=torch.full((2, 4, 4, 4), NAN)), "'lidar2cam' of camera 0 of sample 0 .* not finite"),
         (BOTH, cameras(img_aug=torch.eye(4).expand(4, 4, 4)), "'img_aug' has shape"),
     ],
 )
