@@ -2,6 +2,7 @@
 """A trained driving model under corruptions, as a table with mRR and, beside a baseline, mCE; and under spoofing.
 
 tools/robustness.py runs/driving/centerpoint_pillars_kitti-frames --figure detection/bev_ap50
+tools/robustness.py runs/driving/finetune_fusion_scenes --corruptions camera-fog camera-dropout extrinsic-calibration
 tools/robustness.py RUN --baseline SCRATCH_RUN --corruptions lidar-fog lidar-beams --severities 1 3 5 --spoof
 """
 
@@ -20,7 +21,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("run", help="run folder of a task model with a test set; of several seeds the first")
     parser.add_argument("--baseline", help="run folder of the model whose error is 100 %%")
     parser.add_argument("--figure", default="detection/map", help="figure of the first test metric")
-    parser.add_argument("--corruptions", nargs="+", help="names (default: the scene-level LiDAR table)")
+    parser.add_argument("--corruptions", nargs="+", help="names (default: those of the sensors that it reads)")
     parser.add_argument("--severities", nargs="+", type=int, default=[1, 2, 3, 4, 5], help="of 1 to 5")
     parser.add_argument("--forward", choices=("x", "y"), default="x", help="axis of the LiDAR's front")
     parser.add_argument("--intensity-scale", type=float, default=1.0, help="1 for KITTI, 255 for nuScenes")
@@ -30,7 +31,7 @@ def main(argv: list[str]) -> int:
 
     from perception.cli._runs import open_run, run_folders
     from perception.cli.eval import trained_runner
-    from perception.evaluation.corruption_runs import SCENE_LEVEL, corruption_table, spoofing_rates
+    from perception.evaluation.corruption_runs import corruption_table, corruptions_of, spoofing_rates
     from perception.evaluation.robustness import spoofing_table
 
     options = {"forward": args.forward, "intensity_scale": args.intensity_scale}
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> int:
         runner, _ = trained_runner(open_run(run_folders(folder)[0]))
         loop = runner.test_loop
         task = runner.bare_model, loop.dataloader.dataset, loop.evaluator.metrics[0]
-        names = args.corruptions or SCENE_LEVEL
+        names = args.corruptions or corruptions_of(runner.bare_model.preprocess)
         table = corruption_table(*task, args.figure, names, args.severities, baseline=table, **options)
         before, rates = rates, spoofing_rates(*task[:2], forward=args.forward) if args.spoof else None
     print(table.table())

@@ -16,7 +16,8 @@ from perception.errors import DataError, not_among
 from perception.evaluation.box_sets import BoxSet
 from perception.evaluation.robustness import Robustness, Spoofing, spoofing
 from perception.transforms.base import Transform
-from perception.transforms.corrupt import SCENE_LEVEL, Corrupt
+from perception.transforms.corrupt import CAMERA_LEVEL, SCENE_LEVEL, Corrupt
+from perception.transforms.driving_preprocess import DrivingPreprocess
 from perception.transforms.preprocess import Batch
 from perception.transforms.randomness import SampleRandom
 from perception.transforms.spoofing import Spoof
@@ -53,6 +54,12 @@ def scores_under(
         key: {f"{own.prefix}/{n}" if own.prefix else n: v for n, v in own.compute_metrics(own.results).items()}
         for key, own in collected.items()
     }
+
+
+def corruptions_of(preprocess: DrivingPreprocess) -> tuple[str, ...]:
+    """The corruptions that a model with this record can notice: of sweeps, of cameras and their calibration, or all."""
+    lidar = SCENE_LEVEL if preprocess.point_range is not None else ()
+    return (*lidar, *(CAMERA_LEVEL if preprocess.image_size is not None else ()))
 
 
 def corruption_table(

@@ -37,6 +37,8 @@ CORRUPTIONS: tuple[str, ...] = (
 )
 SCENE_LEVEL: tuple[str, ...] = tuple(f"lidar-{n}" for n in (*WEATHER, *SENSOR) if n not in ("beams", "empty"))
 """LiDAR corruptions of a whole sweep that the public benchmark has."""
+CAMERA_LEVEL: tuple[str, ...] = tuple(n for n in CORRUPTIONS if n.startswith(("camera-", "extrinsic-")))
+"""What befalls cameras: their pictures, one after the other of them, and their calibration."""
 
 
 @TRANSFORMS.register_module()
