@@ -242,7 +242,8 @@ def embed_dataset(
 
     Returns:
         ``features (n, D)`` float32, ``labels`` int64 with -1 for unknown, ``(n,)`` or of several labels ``(n, C)``,
-        ``index (n,)`` int64, and for nodes of a graph ``mask (n,)`` bool, those of the split.
+        ``index (n,)`` int64, for nodes of a graph ``mask (n,)`` bool, those of the split, and for the rows of a table
+        ``names (n,)``, by which a ``VideoTable`` finds stored features again.
     """
     _require_feature(backbone, feature)
     device = device_of(backbone)
@@ -261,6 +262,9 @@ def embed_dataset(
         "labels": torch.cat(labels).long().clamp_min(-1).numpy(),
         "index": torch.cat(positions).long().numpy(),
     }
+    keys = getattr(dataset, "keys", None)
+    if isinstance(keys, list) and len(keys) == len(arrays["index"]):
+        arrays["names"] = np.array(keys)[arrays["index"]]
     return {**arrays, "mask": torch.cat(masks).numpy()} if masks else arrays
 
 
