@@ -26,8 +26,15 @@ PAIRS: dict[str, str | dict[str, str]] = {
     "image/finetune_vit-huge_imagenet": "image/mae_vit-huge_imagenet",
     "remote_sensing/finetune_clip-tiny_land-cover": "remote_sensing/clip_tiny_land-cover",
     "remote_sensing/finetune_convnet_eurosat-mini": "remote_sensing/simclr_convnet_eurosat-mini",
+    "tabular_image/finetune_convnet_cxr-missing": "tabular_image/tip_convnet_cxr-missing",
+    "tabular_image/finetune_convnet_digits-table": "tabular_image/tip_convnet_digits-table",
+    "tabular_image/finetune_convnet_fashion24": "tabular_image/tip_convnet_fashion24",
+    "tabular_image/finetune_convnet_houses535": "tabular_image/tip_convnet_houses535",
+    "tabular_image/finetune_convnet_leaf99": "tabular_image/tip_convnet_leaf99",
+    "tabular_image/finetune_resnet50_dvm-car": "tabular_image/tip_resnet50_dvm-car",
     "video/finetune_vit-base_kinetics400": "video/videomae_vit-base_kinetics400",
     "video/finetune_vit-base_ssv2": "video/videomae_vit-base_ssv2",
+    "video/finetune_vit-base_surgical-feedback": "video/videomae-ssl_vit-base_surgical-feedback",
     "video/finetune_vit-base_ucf101": "video/videomae_vit-base_ucf101",
     "video/finetune_vit-huge_kinetics400": "video/videomae_vit-huge_kinetics400",
     "video/finetune_vit-huge_ssv2-10-shot": "video/spatiotemporal-mae_vit-huge_headcam",
@@ -35,9 +42,10 @@ PAIRS: dict[str, str | dict[str, str]] = {
     "video/finetune_vit-small_kinetics400": "video/videomae_vit-small_kinetics400",
     "video/finetune_vit-small_ssv2": "video/videomae_vit-small_ssv2",
     "video/finetune_vit-tiny_moving-digits": "video/videomae_vit-tiny_moving-digits",
+    "video/finetune_vit-tiny_railwagon4": "video/videomae-ssl_vit-tiny_railwagon4",
 }
 # On data that is not here.
-ELSEWHERE = ("imagenet", "kinetics400", "ssv2", "ucf101")
+ELSEWHERE = ("dvm-car", "imagenet", "kinetics400", "ssv2", "ucf101", "surgical-feedback")
 # What may differ between the two: regularisation, which no weight depends on, and how weights begin.
 FREE = ("drop_path_rate", "drop_rate", "in_drop", "attn_drop", "init")
 

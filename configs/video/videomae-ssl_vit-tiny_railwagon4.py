@@ -1,0 +1,85 @@
+"""Self-supervised fine-tuning on 120 unlabelled clips of railway cameras, judged by fusion with text (a few minutes).
+
+A public stand-in for surgical feedback: is a train moving, from the clip and from the words of its camera's place?
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.runtime import *
+
+_mean, _std = (0.521, 0.521, 0.521), (0.238, 0.238, 0.238)  # as video/videomae_vit-tiny_moving-digits, the start
+_clips = dict(
+    type="VideoTable",
+    table="$PERCEPTION_DATA/video/railwagon4/manifest.csv",
+    path="file",
+    frames=8,
+    size=32,
+    keep=True,
+)
+_table = dict(
+    **_clips,
+    label="label",
+    classes=dict(still=["bridge_down", "bridge_up", "no_action"], moving="train_in_out"),
+    group="location",
+    text=["place", "location"],
+    sampling="whole",
+)
+
+model = dict(
+    type="Pretrainer",
+    backbone=dict(
+        type="VideoViT",
+        image_size=32,
+        frames=8,
+        patch_size=8,
+        tubelet=2,
+        embed_dim=128,
+        depth=4,
+        num_heads=4,
+        mlp_ratio=2.0,
+        preprocess=dict(type="VideoPreprocess", size=(32, 32), frames=8, stride=1, mean=_mean, std=_std),
+    ),
+    pretexts=dict(
+        video_mae=dict(
+            type="VideoMAE",
+            mask="shuffle",
+            mask_ratio=0.85,
+            target="raw",
+            decoder_dim=64,
+            decoder_depth=1,
+            decoder_num_heads=2,
+            decoder_mlp_ratio=2.0,
+        )
+    ),
+)
+train_dataloader = dict(
+    batch_size=24, num_workers=0, dataset=dict(**_clips, where=dict(split="train"), sampling="uniform")
+)
+train_cfg = dict(type="TrainLoop", max_epochs=100)
+optim_wrapper = dict(
+    type="AutocastOptimWrapper",
+    dtype="float32",
+    constructor="LayerDecay",  # no decay of biases, norms and tokens
+    optimizer=dict(type="AdamW", lr=5e-4, betas=(0.9, 0.999), weight_decay=0.05),
+)
+param_scheduler = dict(type="LinearDecay")
+custom_hooks = [dict(type="ParameterDistance", interval=50)]
+
+_video = dict(branches=dict(video=[512, 256]), lr=1e-3, epochs=20)
+evaluation = dict(
+    test=_table,
+    protocols=dict(
+        fusion=dict(
+            type="FusionFolds",
+            heads=dict(
+                video=_video,
+                text=dict(branches=dict(text=[256, 128]), lr=1e-3, epochs=20),
+                fusion=dict(branches=dict(video=[256, 128], text=[128, 64]), joint=[256, 128], lr=1e-3, epochs=20),
+            ),
+            baselines=("static", "motion", "static + motion"),
+            standardise=True,
+            subset=dict(split="test"),
+        )
+    ),
+)
