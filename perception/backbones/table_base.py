@@ -30,7 +30,10 @@ class TableBackbone(Backbone):
     modality: ClassVar[str] = "table"
     preprocess: TableImagePreprocess
 
-    def __init__(self, preprocess: Preprocess | dict[str, Any]) -> None:
+    def __init__(self, preprocess: Preprocess | dict[str, Any] | None) -> None:
+        if preprocess is None:
+            text = "a table encoder is made for the columns of a record: give a TableImagePreprocess"
+            raise ConfigError([Fault("model.backbone.preprocess", None, text)])
         super().__init__(preprocess)
         record = require_table_record(self.preprocess)
         self.categories, self.continuous = record.categories, record.continuous

@@ -25,11 +25,11 @@ class TableMLP(TableBackbone):
     A missing continuous cell gets the mean of the training rows. For categorical cells there is a choice:
 
     Args:
-        preprocess: a record that knows the columns, such as ``TableImagePreprocess``.
         embed_dim: width D of the hidden layers and of the embedding.
         depth: number of linear maps; ``0`` gives the numbers themselves.
         impute: ``mode``: the most frequent category; ``mean``: the share of every category, the mean of its one-hot
             column; ``zero``: none. Both are counted over the observed cells of all training batches seen.
+        preprocess: a ``TableImagePreprocess``; see ``TableTransformer``.
 
     Feature of ``encode``: ``table`` (B, D).
     """
@@ -38,10 +38,10 @@ class TableMLP(TableBackbone):
 
     def __init__(
         self,
-        preprocess: Preprocess | dict[str, Any],
         embed_dim: int = 128,
         depth: int = 2,
         impute: Literal["mode", "mean", "zero"] = "mode",
+        preprocess: Preprocess | dict[str, Any] | None = None,
     ) -> None:
         check_arguments("model.backbone", self.check_config, locals())
         super().__init__(preprocess)

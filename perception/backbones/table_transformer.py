@@ -25,26 +25,27 @@ class TableTransformer(TableBackbone):
     """Encoder of tables (B, N): one token a cell and a class token, see ``perception.layers.table_tokens``.
 
     Args:
-        preprocess: a record that knows the columns, such as ``TableImagePreprocess``; the vocabularies are its own.
         embed_dim: width D of the tokens.
         depth: number of blocks.
         num_heads: attention heads; must divide ``embed_dim``.
         mlp_ratio: hidden width of the MLPs over D.
         drop_rate: dropout after attention and in the MLPs.
         embed_drop_rate: dropout of the tokens before the blocks.
+        preprocess: a ``TableImagePreprocess``, whose columns and vocabularies the encoder is made for. It must be
+            given, but as the branch of a ``TableImageEncoder``, which gives its own.
 
     Feature of ``encode``: ``cls`` (B, D), the class token after the last block.
     """
 
     def __init__(
         self,
-        preprocess: Preprocess | dict[str, Any],
         embed_dim: int = 512,
         depth: int = 4,
         num_heads: int = 8,
         mlp_ratio: float = 4.0,
         drop_rate: float = 0.0,
         embed_drop_rate: float = 0.0,
+        preprocess: Preprocess | dict[str, Any] | None = None,
     ) -> None:
         check_arguments("model.backbone", self.check_config, locals())
         super().__init__(preprocess)

@@ -36,8 +36,8 @@ class TableTokens(nn.Module):
         super().__init__()
         sizes = [max(1, int(size)) for size in categories]  # a column without a single value keeps code 0
         self.categorical, self.continuous = len(sizes), int(continuous)
-        offsets = torch.tensor([0, *sizes]).cumsum(0)[:-1][: len(sizes)]
-        self.register_buffer("cat_offsets", offsets, persistent=False)
+        offsets = [sum(sizes[:j]) for j in range(len(sizes))]
+        self.register_buffer("cat_offsets", torch.tensor(offsets, dtype=torch.long), persistent=False)
         self.cat_embed = nn.Embedding(sum(sizes), dim) if sizes else None
         self.con_proj = nn.Linear(1, dim) if continuous else None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
@@ -63,6 +63,9 @@ class TableTokens(nn.Module):
         cells = torch.cat(parts, dim=1)
         if hidden is not None:
             cells = torch.where(hidden[:, :, None], self.mask_token.to(cells.dtype), cells)
+        elif torch.is_grad_enabled():
+            # A gradient of 0 for the token that nobody read: other ranks may have holes, and wait for it.
+            cells = cells + 0.0 * self.mask_token.to(cells.dtype)
         tokens = torch.cat([self.cls_token.to(cells.dtype).expand(len(cells), -1, -1), cells], dim=1)
         return self.drop(self.norm(tokens + self.column_embed.weight))
 

@@ -123,7 +123,9 @@ def hidden_cell_loss(categorical: Tensor, continuous: Tensor) -> Tensor:
         Scalar; 0 where nothing is hidden.
     """
     kinds = [losses.float().mean() for losses in (categorical, continuous) if losses.numel()]
-    return torch.stack(kinds).mean() if kinds else categorical.sum() + continuous.sum()
+    # 0, with a gradient of 0 for what made them: several ranks wait for one.
+    empty = sum(losses.float().sum() for losses in (categorical, continuous) if not losses.numel())
+    return torch.stack(kinds).mean() + empty if kinds else empty  # type: ignore[return-value]
 
 
 def category_losses(logits: Tensor, target: Tensor, vocabulary: str = "column") -> Tensor:

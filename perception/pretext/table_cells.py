@@ -32,11 +32,13 @@ class CellHeads(nn.Module):
 
     def __init__(self, dim: int, categories: Sequence[int], continuous: int, vocabulary: str = "column") -> None:
         super().__init__()
-        sizes = torch.tensor([int(size) for size in categories], dtype=torch.long)
+        sizes = [int(size) for size in categories]
         self.categorical, self.vocabulary = len(sizes), vocabulary
-        self.register_buffer("code_column", torch.arange(len(sizes)).repeat_interleave(sizes), persistent=False)
-        self.register_buffer("cat_offsets", sizes.cumsum(0) - sizes, persistent=False)
-        self.cat_classifier = Linear(dim, int(sizes.sum())) if len(sizes) else None
+        columns = [j for j, size in enumerate(sizes) for _ in range(size)]
+        offsets = [sum(sizes[:j]) for j in range(len(sizes))]
+        self.register_buffer("code_column", torch.tensor(columns, dtype=torch.long), persistent=False)
+        self.register_buffer("cat_offsets", torch.tensor(offsets, dtype=torch.long), persistent=False)
+        self.cat_classifier = Linear(dim, sum(sizes)) if sizes else None
         self.con_regressor = nn.Linear(dim, 1) if continuous else None
         self.apply(init_normal)
 

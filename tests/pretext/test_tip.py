@@ -207,6 +207,8 @@ def test_a_batch_without_an_observed_cell_costs_nothing_and_gives_no_nan():
     found = losses_of(model, raw)
     assert found["mtr_loss"] == 0 and all(v.isfinite() for v in found.values())
     found["mtr_loss"].backward()
+    heads = model.pretexts["tip"].cell_heads
+    assert all(p.grad is not None and (p.grad == 0).all() for p in heads.parameters())  # so that no rank is waited for
 
 
 def test_rows_without_an_image_take_no_part():

@@ -1,0 +1,17 @@
+"""TIP (ECCV 2024) on noisy digits with noisy measurements of their strokes (embedded): the demo, half a minute."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.tip_digits_table import *
+
+train_cfg = dict(type="TrainLoop", max_epochs=60)
+
+evaluation = dict(
+    train=dict(type="DigitsTable", split="train"),
+    val=dict(type="DigitsTable", split="val"),
+    test=dict(type="DigitsTable", split="test"),
+    protocols=dict(linear=dict(type="LinearLBFGS"), knn=dict(type="KNN", k=20, temperature=0.07)),
+)
+
+demo = dict(title="tabular-image", protocol="linear")
