@@ -4,6 +4,7 @@
 ``tools/convert_weights.py WEIGHTS CONFIG --out DIR``: CONFIG tells the backbone and its Preprocess record, or is a
 model of open_clip, such as ``open_clip:ViT-B-32 --quick-gelu`` for RemoteCLIP. Heads, decoders and whatever else the
 backbone lacks are left out and listed; a missing weight is an error.
+``--whole --out FILE.pth`` keeps the decoder of masked video models: a checkpoint for ``load_from``.
 ``tools/convert_weights.py RUN --to-open-clip --out DIR``: a CLIP of ours as a folder that open_clip reads.
 """
 
@@ -19,10 +20,11 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path, help=".pth, .pt, .bin or .safetensors file; or a run or export of ours")
     parser.add_argument("config", nargs="?", help="config whose model.backbone it is, or open_clip:<model>")
-    parser.add_argument("--out", type=Path, required=True, help="folder to create")
+    parser.add_argument("--out", type=Path, required=True, help="folder to create, with --whole a file")
     parser.add_argument("--prefix", default="", help="keep only keys below this prefix, such as 'encoder.'")
     parser.add_argument("--quick-gelu", action=argparse.BooleanOptionalAction, help="activation of open_clip:<model>")
     parser.add_argument("--to-open-clip", action="store_true", help="write a folder for open_clip instead")
+    parser.add_argument("--whole", action="store_true", help="a checkpoint of the whole Pretrainer, for load_from")
     args = parser.parse_args(argv)
 
     from perception.backbones.clip_folder import write_open_clip
@@ -39,7 +41,12 @@ def main(argv: list[str]) -> int:
         config = {"model": {"type": "Pretrainer", "backbone": clip}}
     else:
         config = plain(load_config(args.config))
-    count, left_out = export_public(args.weights, config, args.out, args.prefix)
+    if args.whole:
+        from perception.engine.public_weights import whole_checkpoint
+
+        count, left_out = whole_checkpoint(args.weights, config, args.out)
+    else:
+        count, left_out = export_public(args.weights, config, args.out, args.prefix)
     print(f"{count} tensors -> {args.out}; left out: {', '.join(left_out) or 'nothing'}")
     return 0
 
