@@ -62,7 +62,9 @@ class VideoViT(TokenEncoder):
 
     Pooled features of ``encode``: ``gap`` mean of the tokens after the final norm; ``mean`` mean of the tokens without
     that norm (VideoMAE's fine-tuning, with ``norm='layer'`` in the Classifier); ``norm-gap`` final norm of that mean;
-    ``cls`` class token after the norm; ``block-k`` mean after block ``k`` (from 0), later blocks are not computed.
+    ``cls`` class token after the norm; ``change`` mean over places of the deviation over time of the tokens after the
+    norm, for labels that are motions, which a mean over time hides; ``block-k`` mean after block ``k`` (from 0), later
+    blocks are not computed.
     """
 
     modality: ClassVar[str] = "video"
@@ -150,7 +152,21 @@ class VideoViT(TokenEncoder):
     @classmethod
     def feature_choices(cls) -> tuple[str, ...]:
         """Pooled features; ``block-k`` stands for any block k from 0."""
-        return ("gap", "mean", "cls", "norm-gap", "block-k")
+        return ("gap", "mean", "cls", "norm-gap", "change", "block-k")
+
+    def encode(self, batch: Batch, feature: str | None = None) -> Tensor:
+        """Pooled embedding (B, D) of ``video`` of a preprocessed batch; see the class for the features."""
+        if feature != "change":
+            return super().encode(batch, feature)
+        clips = batch[self.modality]
+        cubes = self.forward_tokens(clips)[:, self.prefix_tokens :].unflatten(1, (self.grid_of(clips)[0], -1))
+        # The eps keeps the slope finite where nothing changes.
+        return (cubes.var(dim=1, unbiased=False) + 1e-8).sqrt().mean(dim=1)
+
+    @staticmethod
+    def has_final_norm(feature: str) -> bool:
+        """Whether a pooled feature has passed the final norm."""
+        return feature == "change" or TokenEncoder.has_final_norm(feature)
 
     def baselines(self, batch: Batch) -> dict[str, Tensor]:
         """What needs no training: ``raw`` pixels on a 16 x 16 grey grid, their mean over time (``static``, which no

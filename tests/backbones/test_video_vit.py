@@ -218,3 +218,23 @@ def test_impossible_sizes_name_the_key(changes, key, text):
     with pytest.raises(ConfigError) as error:
         build(**changes)
     assert any(f.path == f"model.backbone.{key}" and text in f.message for f in error.value.faults)
+
+
+def test_change_is_the_deviation_over_time_and_nothing_without_motion():
+    torch.manual_seed(0)
+    options = dict(image_size=16, frames=8, patch_size=8, embed_dim=24, depth=2, num_heads=2, position="separable")
+    vit = VideoViT(**options).eval()
+    clips = torch.randn(3, 3, 8, 16, 16)
+    tokens = vit.forward_tokens(clips).reshape(3, 4, 4, 24)
+    mean = sum(tokens[:, slot] for slot in range(4)) / 4
+    by_hand = (sum((tokens[:, slot] - mean) ** 2 for slot in range(4)) / 4).sqrt().mean(1)
+    found = vit.encode({"video": clips}, "change")
+    torch.testing.assert_close(found, by_hand, atol=1e-4, rtol=1e-4)
+    assert vit.feature_dims("change") == 24 and vit.unused_parts("change") == []
+    with torch.no_grad():
+        vit.pos_embed_temporal.zero_()
+    still = clips[:, :, :1].expand(-1, -1, 8, -1, -1)
+    resting = vit.encode({"video": still.clone().requires_grad_()}, "change")
+    assert resting.max() < 2e-4 < found.min()
+    resting.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in vit.parameters())
