@@ -1,5 +1,7 @@
 """Shipped video configs: they have the papers' sizes and values, and all that they lack is data on a user's disk."""
 
+import os
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from perception.registry import DATASETS, MODELS
 from perception.validation import validate_config
 
 NAMES = sorted(name for name in list_configs() if name.startswith("video/"))
-FULL = [n for n in NAMES if n.endswith(("_kinetics400", "_ssv2", "_ucf101", "_headcam", "-shot"))]
+FULL = [n for n in NAMES if n.endswith(("_kinetics400", "_ssv2", "_ucf101", "_headcam", "-shot")) or "364-" in n]
 
 
 def meta(name):
@@ -20,7 +22,7 @@ def meta(name):
 @pytest.mark.parametrize("name", FULL)
 def test_full_size_configs_lack_data_alone(name):
     faults = validate_config(load_config(name))
-    assert faults and all(fault.path.endswith((".dataset.root", ".dataset.path")) for fault in faults)
+    assert faults and all(fault.path.rpartition(".")[2] in ("root", "path") for fault in faults)
 
 
 @pytest.mark.parametrize(
@@ -127,3 +129,71 @@ def test_small_configs_need_no_data_and_take_a_step_in_every_parameter(name, mon
 def test_the_fine_tuned_trunk_is_the_pre_trained_one():
     tiny = [meta(f"video/{kind}_vit-tiny_moving-digits").backbone.state_dict() for kind in ("videomae", "finetune")]
     assert {k: v.shape for k, v in tiny[0].items()} == {k: v.shape for k, v in tiny[1].items()}
+
+
+TARGETS = ["hmdb51", "ucf101", "diving48", "ssv2-mini", "rareact"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_cdfsl_v_values_of_the_paper(target):
+    first, second = (
+        plain(load_config(f"video/{kind}_vit-small_kinetics364-{target}")) for kind in ("videomae", "cdfsl-v")
+    )
+    vit = first["model"]["backbone"]
+    assert vit == second["model"]["backbone"]
+    assert (vit["embed_dim"], vit["depth"], vit["num_heads"], vit["frames"], vit["image_size"]) == (384, 12, 6, 16, 112)
+    assert (first["train_cfg"]["max_epochs"], first["train_dataloader"]["batch_size"]) == (400, 32)
+    assert first["optim_wrapper"]["optimizer"] == dict(type="SGD", lr=0.1) and "param_scheduler" not in first
+    both = first["train_dataloader"]["dataset"]["datasets"]
+    assert len(both) == 2 and all(d["labels"] is False and d.get("split", "train") == "train" for d in both)
+
+    source, goal = second["train_dataloader"]["dataset"]["datasets"]
+    assert source["path"] == both[0]["path"] and "labels" not in source
+    assert goal["labels"] is False and goal["split"] == "train"
+    assert {k: goal[k] for k in ("type", "root", "path") if k in goal} == {
+        k: second["evaluation"]["test"][k] for k in ("type", "root", "path") if k in goal
+    }
+    weak, strong = goal["transforms"][0]["views"]
+    assert weak == source["transforms"] == strong[:2]
+    assert [t["type"] for t in strong] == ["ClipResizedCrop", "RandomFlip", "ClipJitter", "ClipGrey", "ClipBlur"]
+    jitter = {k: v for k, v in strong[2].items() if k != "type"}
+    assert jitter == dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, probability=0.8)
+    assert strong[3]["probability"] == 0.2
+    pretext = second["model"]["pretexts"]["cdfsl_v"]
+    assert (pretext["num_classes"], pretext["temperature"]) == (364, 0.1)
+    assert (pretext["teacher_momentum"], pretext["teacher_update"]) == (0.9, "step")
+    assert (second["train_cfg"]["max_epochs"], second["train_dataloader"]["batch_size"]) == (200, 16)
+    assert second["optim_wrapper"]["optimizer"] == dict(type="SGD", lr=0.01, momentum=0.9, nesterov=True)
+    assert second["optim_wrapper"]["clip_grad"] == dict(max_norm=5.0)
+    episodes = second["evaluation"]["protocols"]["episodes"]
+    assert second["evaluation"] == first["evaluation"]
+    assert (episodes["ways"], episodes["shots"], episodes["queries"], episodes["episodes"]) == (5, [1, 5, 20], 15, 600)
+
+
+def test_the_cubes_of_cdfsl_v():
+    model = meta("video/videomae_vit-small_kinetics364-hmdb51")
+    # 7 x 7 places in 8 slots; int(0.9 x 49) = 44 are hidden.
+    assert model.pretexts["video_mae"].describe() == {"cubes that the encoder sees": "40 of 392"}
+    trained, started = meta("video/cdfsl-v_vit-small_kinetics364-hmdb51").backbone, model.backbone
+    assert {k: v.shape for k, v in trained.state_dict().items()} == {
+        k: v.shape for k, v in started.state_dict().items()
+    }
+
+
+@pytest.mark.skipif("PERCEPTION_DATA" not in os.environ, reason="needs the small video sets")
+@pytest.mark.parametrize("kind", ["videomae", "cdfsl-v"])
+def test_cdfsl_v_in_small_takes_a_step_in_every_parameter(kind):
+    cfg = load_config(f"video/{kind}_vit-tiny_weizmann4-railwagon4")
+    assert validate_config(cfg) == []
+    cfg = plain(cfg)
+    model = MODELS.build(cfg["model"])
+    data = DATASETS.build(cfg["train_dataloader"]["dataset"])
+    assert len(data) == {"videomae": 36 + 120, "cdfsl-v": 36}[kind]
+    # Clips of 64 x 64 and of 96 x 128 pixels in one batch.
+    (batch,) = model.data_preprocessor(data.__getitems__([0, len(data) - 1, 1, len(data) - 2]), True)
+    assert batch["video"].shape == (4, 3, 8, 64, 64) and ("label" in batch) == (kind == "cdfsl-v")
+    model.before_training(2, 4)
+    model.before_step(0, 4)
+    loss, _ = model.parse_losses(model(batch))
+    loss.backward()
+    assert loss.isfinite() and all(p.grad is not None for p in model.parameters() if p.requires_grad)

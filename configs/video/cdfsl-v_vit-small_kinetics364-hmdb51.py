@@ -1,0 +1,16 @@
+"""CDFSL-V (ICCV 2023), second stage: Kinetics-364 with labels, HMDB51 without; 200 epochs of batches of 16 + 16.
+
+perception train video/cdfsl-v_vit-small_kinetics364-hmdb51 --set model.backbone.init_from=RUN starts from a run of
+videomae_vit-small_kinetics364-hmdb51. The paper's figure for 5-way 5-shot episodes is 53.23 %; if its test script
+made it, it compares with legacy_accuracy, not with accuracy (see _base_/cdfsl_v). data/hmdb51 holds videos/ and
+testTrainMulti_7030_splits/. Not run here.
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.cdfsl_v_curriculum import *
+
+_target = dict(type="HMDB51", root="data/hmdb51")
+train_dataloader["dataset"]["datasets"][1].update(_target)
+evaluation["test"].update(_target)
