@@ -75,6 +75,18 @@ def test_images_of_two_sizes_are_a_list_that_crops_take():
     assert Concatenated(parts, transforms=[crop]).__getitems__([2, 0])["image"].shape == (2, 3, 4, 4)
 
 
+def test_clips_of_two_sizes_leave_a_crop_in_one():
+    sets = [dict(type="MovingDigits", count=3, size=32), dict(type="MovingDigits", count=2, size=48, task="turn")]
+    crop = dict(type="ClipResizedCrop", size=16)
+    data = Concatenated(sets, transforms=[crop])
+    batch = data.__getitems__([4, 0, 3])
+    assert data.modality == "video" and batch["video"].shape == (3, 3, 8, 16, 16) and (batch["label"] == -1).all()
+    assert torch.equal(data.__getitems__([3])["video"], batch["video"][2:])
+    sets[1] = dict(sets[1], frames=6)
+    with pytest.raises(DataError, match="one length"):
+        Concatenated(sets, transforms=[crop]).__getitems__([4, 0])
+
+
 def test_augmentation_depends_on_the_place_in_the_whole_alone():
     crops = [dict(type="PickCaption"), dict(type="MultiCrop", size=4, local_size=2, local_views=1, brightness=0.5)]
     data = both(transforms=crops, seed=3)
