@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
-from perception.datasets.images import check_split
-from perception.datasets.missingness import missing_faults
-from perception.datasets.table_images import TableImages
-from perception.datasets.table_rows import only_faults
-from perception.datasets.tabular_sets import folder_faults, tabular_folder
+from perception.datasets.tabular_sets import PublishedTable
 from perception.errors import ConfigError, Fault, not_among
 from perception.registry import DATASETS
-from perception.signatures import at_least
-from perception.transforms.base import Transform
 
-FILES = {
-    "table.csv": "e4dc37730f9744c3ea75722baef0b751f5f555156b5e169391a99e7f486bf39f",
-    "images_montage_128.npz": "04fe8117ec572419dccbee2ef32051da8ac4c359f4c0fc0c3cc4108a5adbb0ec",
-}
 COLUMNS = {"zipcode": "categorical", "bedrooms": "continuous", "bathrooms": "continuous", "area": "continuous"}
 LABELS = ("price_quartile", "price")
 
 
 @DATASETS.register_module()
-class Houses535(TableImages):
+class Houses535(PublishedTable):
     """535 houses ("House price estimation from visual and textual features", Ahmed and Moustafa, 2016): frontal view,
     bedroom, bathroom and kitchen in one image of 128 x 128 pixels, zip code, bedrooms, bathrooms and area.
 
@@ -42,46 +32,26 @@ class Houses535(TableImages):
         seed: see ``Dataset``.
     """
 
-    SPLITS = ("pretrain", "train", "val", "test")
+    NAME = "houses535"
+    FILES: ClassVar[Mapping[str, str]] = {
+        "table.csv": "e4dc37730f9744c3ea75722baef0b751f5f555156b5e169391a99e7f486bf39f",
+        "images_montage_128.npz": "04fe8117ec572419dccbee2ef32051da8ac4c359f4c0fc0c3cc4108a5adbb0ec",
+    }
+    OPTIONS: ClassVar[Mapping[str, Any]] = {"id": "house", "columns": COLUMNS}
 
-    def __init__(
-        self,
-        split: str = "train",
-        label: str = "price_quartile",
-        size: int = 128,
-        missing: Mapping[str, Any] | None = None,
-        only: str | None = None,
-        root: str | None = None,
-        transforms: Sequence[Transform | dict[str, Any]] = (),
-        seed: int = 0,
-    ) -> None:
-        check_split(split, self.SPLITS)
+    def __init__(self, split: str = "train", label: str = "price_quartile", size: int = 128, **options: Any) -> None:
         if label not in LABELS:
             raise ConfigError([Fault("label", label, not_among(label, LABELS))])
-        folder = tabular_folder(root, "houses535", FILES)
-        super().__init__(
-            str(folder / "table.csv"),
-            images=str(folder / "images_montage_128.npz"),
-            id="house",
-            label=label,
-            labels=split != "pretrain",
-            target="number" if label == "price" else "class",
-            columns=COLUMNS,
-            split=("train", "val") if split == "pretrain" else split,
-            size=size,
-            missing=missing,
-            only=only,
-            transforms=transforms,
-            seed=seed,
-        )
+        self.label = label
+        super().__init__(split, size, **options)
+
+    def options(self) -> dict[str, Any]:
+        """With the label that is asked for."""
+        return {**self.OPTIONS, "label": self.label, "target": "number" if self.label == "price" else "class"}
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
-        """Faults of a config: an unknown split or label, choices that are none, missing files."""
-        check_split(cfg["split"], cls.SPLITS)
+        """Faults of a config: an unknown label, and those of the base."""
         if cfg["label"] not in LABELS:
             yield "label", not_among(cfg["label"], LABELS)
-        yield from at_least(cfg, 1, "size")
-        yield from only_faults(cfg["only"])
-        yield from missing_faults(cfg["missing"])
-        yield from folder_faults(cfg["root"], "houses535", FILES)
+        yield from super().check_config(cfg)

@@ -69,7 +69,7 @@ class Albumentations(Transform):
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config: operations that do not exist or refuse their arguments."""
-        if not 0 <= cfg["probability"] <= 1:
+        if not 0 <= cfg.get("probability", 1.0) <= 1:
             yield "probability", "must lie in [0, 1]"
         try:
             cls(cfg["operations"])
