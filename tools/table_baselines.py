@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Random forest and gradient boosting on a config's table, pixels and both, beside which an encoder has to stand.
 
-python tools/table_baselines.py tabular_image/tip_resnet_fashion24 --inputs table pixels --models forest
+python tools/table_baselines.py tabular_image/tip_convnet_fashion24 --inputs table pixels --models forest
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     add_set_argument(parser)
     args = parser.parse_args(argv)
     cfg = load_config(args.config, args.overrides, args.seed)
+    if not {"train", "test"} <= set(cfg.get("evaluation") or {}):
+        parser.error(f"{args.config} has no evaluation section with train and test: take the pre-training's config")
     record = PREPROCESSES.build(cfg.model.backbone.preprocess.to_dict())
     train, test = (build_dataset(cfg.evaluation[name].to_dict()) for name in ("train", "test"))
     rows = tree_baselines(train, test, record, args.inputs, args.models, seed=args.seed)
