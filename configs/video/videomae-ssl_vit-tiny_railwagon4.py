@@ -1,6 +1,9 @@
-"""Self-supervised fine-tuning on 120 unlabelled clips of railway cameras, judged by fusion with text (a few minutes).
+"""Self-supervised fine-tuning on 120 unlabelled clips of railway cameras, judged by fusion with text (1 CPU-minute).
 
 A public stand-in for surgical feedback: is a train moving, from the clip and from the words of its camera's place?
+--set load_from=RUN starts from a run of video/videomae_vit-tiny_moving-digits. Over 3 seeds the AUROC on locations that
+are held out is 93.8 % for video (92.0 % before, 86.3 % untrained), 51.9 % for metadata, 93.6 % for both, 56.3 % for
+static and 93.7 % for motion pixels; five locations do not tell 93.8 from 92.0. See README.md.
 """
 
 from mmengine.config import read_base
