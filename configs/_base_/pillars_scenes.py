@@ -8,14 +8,14 @@ with read_base():
 model = dict(
     backbone=dict(
         type="PillarNet",
-        cell=(0.5, 0.5),
+        cell=(0.25, 0.25),
         pillar_channels=(32,),
         layers=(1, 1, 1),
         channels=(32, 64, 64),
         strides=(2, 2, 2),
         scales=(1, 2, 4),
-        neck_channels=(32, 16, 16),  # 64 channels in cells of a metre
-        preprocess=dict(type="DrivingPreprocess", point_range=(-32.0, -32.0, -3.0, 32.0, 32.0, 5.0)),
+        neck_channels=(32, 16, 16),  # 64 channels in cells of half a metre
+        preprocess=dict(type="DrivingPreprocess", point_range=(-16.0, -16.0, -3.0, 16.0, 16.0, 5.0)),
     )
 )
 train_dataloader = dict(

@@ -12,7 +12,7 @@ with read_base():
 
 _regions = dict(type="FindRegions", sensor_height=1.8)
 _views = dict(type="TwoViews", rotation=90.0, scale=(0.9, 1.1), flip_y=0.5, drop=(0.0, 0.5))
-_places = [dict(type="QueryBoxes", background=6, min_height=0.3, extent=30.0)]
+_places = [dict(type="QueryBoxes", background=6, min_height=0.3, extent=15.0)]
 
 model.update(
     type="Pretrainer",

@@ -10,13 +10,13 @@ with read_base():
     from .._base_.pillars_scenes import *
 
 _layers = ("drivable_area", "ped_crossing", "divider")
-_range = (-30.0, -30.0, -3.0, 30.0, 30.0, 5.0)
-_scenes = dict(type="DrivingScenes", cameras=False, map_cell=0.5)
-_cut = dict(type="WarpMasks", point_range=_range, cell=(0.5, 0.5))
+_range = (-15.0, -15.0, -3.0, 15.0, 15.0, 5.0)
+_scenes = dict(type="DrivingScenes", cameras=False, map_cell=0.25)
+_cut = dict(type="WarpMasks", point_range=_range, cell=(0.25, 0.25))
 _turn = dict(type="AugmentPoints", rotation=45.0, scale=(0.95, 1.05), translation=0.2, flip_x=0.5)
 
-model.update(type="BEVSegmenter", classes=_layers, point_range=_range, cell=(0.5, 0.5), width=32)
-train_dataloader["dataset"].update(map_cell=0.5, count=200, transforms=[_turn, _cut])
+model.update(type="BEVSegmenter", classes=_layers, point_range=_range, cell=(0.25, 0.25), width=32)
+train_dataloader["dataset"].update(map_cell=0.25, count=200, transforms=[_turn, _cut])
 val_dataloader = dict(batch_size=10, dataset=dict(**_scenes, split="val", count=20, transforms=[_cut]))
 test_dataloader = dict(batch_size=10, dataset=dict(**_scenes, split="test", count=60, transforms=[_cut]))
 val_evaluator = dict(type="BEVMapMetric")

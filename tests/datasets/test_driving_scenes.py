@@ -10,7 +10,7 @@ from perception.datasets.driving_scenes import DrivingScenes
 from perception.errors import ConfigError
 from perception.registry import DATASETS
 
-SMALL = dict(count=6, beams=16, azimuths=180, camera_size=(32, 64))
+SMALL = dict(count=6, extent=32.0, beams=16, azimuths=180, camera_size=(32, 64))
 
 
 def test_a_batch_has_the_fields_of_the_contract() -> None:

@@ -42,7 +42,7 @@ class Toy(BEVBackbone):
 
 
 def scenes(**given) -> DrivingScenes:
-    small = dict(count=3, cameras=False, transforms=[dict(type="FindRegions", sensor_height=1.8)])
+    small = dict(count=3, extent=32.0, cameras=False, transforms=[dict(type="FindRegions", sensor_height=1.8)])
     return DrivingScenes(**{**small, **given})
 
 

@@ -80,7 +80,7 @@ def test_a_map_can_be_cut_and_its_cells_be_split():
 def test_a_warped_map_is_the_one_that_is_drawn_in_the_new_frame():
     """Against the road itself, asked at the places that the cells come from; two augmentations, one reading."""
     target, cell = (-20.0, -20.0, -5.0, 20.0, 20.0, 5.0), (0.5, 0.5)
-    data = DrivingScenes(count=3, cameras=False, beams=4, azimuths=32, map_cell=0.125)
+    data = DrivingScenes(count=3, extent=32.0, cameras=False, beams=4, azimuths=32, map_cell=0.125)
     found = data.__getitems__([0, 1, 2])
     random = SampleRandom(1, 0, np.arange(3))
     moved = AugmentPoints(scale=(0.9, 1.1))(AugmentPoints(translation=1.0)(found, random), random)
@@ -99,7 +99,7 @@ def test_a_warped_map_is_the_one_that_is_drawn_in_the_new_frame():
 
 def test_points_on_the_road_stay_on_the_road():
     """The sweep tells where the map has to lie: points of painted or bare road keep their layer."""
-    data = DrivingScenes(count=2, cameras=False, beams=16, azimuths=128, map_cell=0.5)
+    data = DrivingScenes(count=2, extent=32.0, cameras=False, beams=16, azimuths=128, map_cell=0.5)
     before = data.__getitems__([0, 1])
     random = SampleRandom(3, 0, np.arange(2))
     after = WarpMasks((-32.0, -32.0, -5.0, 32.0, 32.0, 5.0), (0.5, 0.5))(AugmentPoints()(before, random), random)
