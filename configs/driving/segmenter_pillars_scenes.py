@@ -1,7 +1,7 @@
 """BEVFusion's map head (ICRA 2023) on small pillars: road, crossing and divider of made-up streets, from the sweep.
 
-No download, two minutes of one CPU core. mIoU is 24.1 % at 0.5 and 29.2 at the best threshold, that of the mean map of
-the training scenes 18.7 and 19.5.
+No download, two minutes of one CPU core. mIoU is 29.2 % at 0.5 and 43.0 at the best threshold, that of the mean map of
+the training scenes 23.4 and 23.7.
 """
 
 from mmengine.config import read_base
