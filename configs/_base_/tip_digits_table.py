@@ -14,8 +14,9 @@ model["backbone"].update(
         in_channels=1,
         preprocess=dict(type="ImagePreprocess", **_image),
     ),
-    table_backbone=dict(type="TableTransformer", embed_dim=48, depth=2, num_heads=4, mlp_ratio=2.0),
+    table_backbone=dict(type="TableTransformer", embed_dim=48, depth=1, num_heads=2, mlp_ratio=2.0),
     depth=1,
+    num_heads=2,
     mlp_ratio=2.0,
     preprocess=dict(type="TableImagePreprocess", **_image, fit=dict(type="DigitsTable", split="train")),
 )

@@ -17,6 +17,7 @@ from perception.transforms.preprocess import Batch, Preprocess
 from perception.transforms.table_image_preprocess import TableImagePreprocess
 
 BRANCHES = ("image_backbone", "table_backbone")
+PARTS = ("multimodal", "image", "table")
 
 
 class TableBackbone(Backbone):
@@ -71,7 +72,7 @@ class TableImageBackbone(Backbone):
     """Base of the encoders of images with tables: two branches, each a whole backbone, and what joins them.
 
     Features of ``encode``: ``multimodal`` (B, D) of both together; ``image`` the pooled feature of the image branch;
-    ``table`` that of the table branch. The last two run one branch alone.
+    ``table`` that of the table branch; these two run one branch alone. ``all`` is the three side by side.
 
     A batch may lack the image, the table or, by ``image_missing`` (B,) bool, the images of some rows, see the subclass
     for what stands in for them. One of the two must be there.
@@ -155,12 +156,13 @@ class TableImageBackbone(Backbone):
     @classmethod
     def feature_choices(cls) -> tuple[str, ...]:
         """Pooled features."""
-        return ("multimodal", "image", "table")
+        return (*PARTS, "all")
 
     def feature_dims(self, feature: str | None = None) -> int:
         """Width of a feature."""
         name = self.require_feature(feature)
         sizes = {"image": self.image_backbone.token_dims, "table": self.table_backbone.embed_dims}
+        sizes["all"] = self.embed_dims + sum(sizes.values())
         return sizes.get(name, self.embed_dims)
 
     def encode(self, batch: Batch, feature: str | None = None) -> Tensor:
@@ -168,14 +170,24 @@ class TableImageBackbone(Backbone):
         name = self.require_feature(feature)
         return self.encode_features(batch, (name,))[name]
 
-    @abstractmethod
     def encode_features(self, batch: Batch, features: Sequence[str]) -> dict[str, Tensor]:
         """Several features by name; every branch runs at most once."""
+        for name in features:
+            self.require_feature(name)
+        whole = "all" in features
+        found = self.parts(batch, PARTS if whole else features)
+        if whole:
+            found["all"] = torch.cat([found[name] for name in PARTS], dim=1)
+        return {name: found[name] for name in features}
+
+    @abstractmethod
+    def parts(self, batch: Batch, features: Sequence[str]) -> dict[str, Tensor]:
+        """Those of ``multimodal``, ``image`` and ``table`` that are asked for, or more."""
 
     def unused_parts(self, feature: str | None = None) -> list[nn.Module | nn.Parameter]:
         """What the features of one branch do not pass."""
         name = self.require_feature(feature)
-        if name == "multimodal":
+        if name in ("multimodal", "all"):
             return []
         used = f"{name}_backbone"
         return [child for key, child in self.named_children() if key != used]

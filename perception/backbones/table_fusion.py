@@ -78,10 +78,8 @@ class TableImageFusion(TableImageBackbone):
         self.image_proj = nn.Linear(image, table) if fusion == "max" else None
         self.affine = DynamicAffine(image, table) if fusion == "daft" else None
 
-    def encode_features(self, batch: Batch, features: Sequence[str]) -> dict[str, Tensor]:
-        """Several features by name; every branch runs at most once."""
-        for name in features:
-            self.require_feature(name)
+    def parts(self, batch: Batch, features: Sequence[str]) -> dict[str, Tensor]:
+        """Those of ``multimodal``, ``image`` and ``table`` that are asked for, or more."""
         found: dict[str, Tensor] = {}
         joint = "multimodal" in features
         if joint and self.image_of(batch) is None:
@@ -93,7 +91,7 @@ class TableImageFusion(TableImageBackbone):
             found["table"] = self.table_backbone.pooled(*self.table_of(batch, rows))
         if joint:
             found["multimodal"] = self._joined(tokens, found["image"], found["table"])
-        return {name: found[name] for name in features}
+        return found
 
     def _joined(self, tokens: Tensor, image: Tensor, table: Tensor) -> Tensor:
         if self.image_proj is not None:

@@ -81,10 +81,8 @@ class TableImageEncoder(TableImageBackbone):
             self.image_backbone.token_dims, table, self.embed_dims, depth, num_heads, mlp_ratio
         )
 
-    def encode_features(self, batch: Batch, features: Sequence[str]) -> dict[str, Tensor]:
-        """Several features by name; every branch runs at most once."""
-        for name in features:
-            self.require_feature(name)
+    def parts(self, batch: Batch, features: Sequence[str]) -> dict[str, Tensor]:
+        """Those of ``multimodal``, ``image`` and ``table`` that are asked for, or more."""
         found: dict[str, Tensor] = {}
         tokens = cells = None
         joint = "multimodal" in features
@@ -97,7 +95,7 @@ class TableImageEncoder(TableImageBackbone):
         if joint:
             assert cells is not None
             found["multimodal"] = self.join(cells, tokens, batch)[:, 0]
-        return {name: found[name] for name in features}
+        return found
 
     def join(self, cells: Tensor, tokens: Tensor | None, batch: Batch, all_rows: bool = False) -> Tensor:
         """Joint tokens (B, 1 or N + 1, D) of table tokens (B, N + 1, Dt) and image tokens (B, T, C) of a batch."""

@@ -142,6 +142,9 @@ def test_features_are_those_of_the_branches_and_every_branch_runs_once():
     torch.testing.assert_close(found["multimodal"], model.encode(batch))
     assert {k: v.shape[1] for k, v in found.items()} == {k: model.feature_dims(k) for k in found}
     runs.update(image=0, table=0)
+    assert torch.equal(model.encode(batch, "all"), torch.cat(list(found.values()), dim=1))
+    assert runs == {"image": 1, "table": 1} and model.feature_dims("all") == 16 + 12 + 16
+    runs.update(image=0, table=0)
     model.encode(batch, "image")
     assert runs == {"image": 1, "table": 0}
     assert model.unused_parts("image") == [model.table_backbone, model.interaction]
@@ -283,5 +286,5 @@ def test_faults_are_told():
     batch = model.preprocess(raw_batch())
     with pytest.raises(DataError, match="needs images"):
         model.encode({k: v for k, v in batch.items() if k != "image"}, "image")
-    with pytest.raises(ConfigError, match=r"has multimodal, image, table.*Did you mean 'multimodal'"):
+    with pytest.raises(ConfigError, match=r"has multimodal, image, table, all.*Did you mean 'multimodal'"):
         model.encode(batch, "multimodel")
