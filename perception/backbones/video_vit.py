@@ -29,6 +29,7 @@ from perception.layers.video_tokens import (
 )
 from perception.registry import BACKBONES
 from perception.transforms.preprocess import Batch, Preprocess
+from perception.transforms.video_preprocess import STILL
 
 POSITIONS = ("sinusoid", "separable")
 BIASES = (True, False, "qv")
@@ -172,7 +173,7 @@ class VideoViT(TokenEncoder):
         """What needs no training: ``raw`` pixels on a 16 x 16 grey grid, their mean over time (``static``, which no
         motion can be read from), their standard deviation over time (``motion``), and both.
         """
-        clips = batch[self.modality].float()
+        clips = batch[self.modality].float() + batch.get(STILL, 0.0)  # of the clips as they came
         grey = clips.mean(dim=1)
         small = torch.nn.functional.adaptive_avg_pool2d(grey, (min(16, grey.shape[2]), min(16, grey.shape[3])))
         static, motion = small.mean(dim=1).flatten(1), small.std(dim=1, unbiased=False).flatten(1)

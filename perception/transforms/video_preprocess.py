@@ -18,6 +18,7 @@ from perception.transforms.image_resize import INTERPOLATIONS, resize
 from perception.transforms.preprocess import Batch, Preprocess
 
 LAYOUTS = ("cthw", "tchw")
+STILL = "still"
 # What a backbone may be used with otherwise than it was trained: it resamples its positions, or never looks.
 _FREE = ("size", "frames", "stride", "fps", "layout", "resize")
 
@@ -26,6 +27,8 @@ _FREE = ("size", "frames", "stride", "fps", "layout", "resize")
 @dataclass(frozen=True)
 class VideoPreprocess(Preprocess):
     """``(value / 255 - mean) / std`` of RGB clips, and which frames of a film make a clip.
+
+    With ``motion_only`` every pixel then loses its mean over the clip, and what stands still is 0.
 
     Attributes:
         size: (height, width) that the backbone sees; one number is a square.
@@ -41,6 +44,8 @@ class VideoPreprocess(Preprocess):
             (B, 3, T, H, W).
         resize: bring clips of another size to ``size``, in float32 after the normalisation. Without it they are an
             error, since data sets bring clips to size.
+        motion_only: leave the still part of every clip out, for fixed cameras whose scenes differ more than what
+            happens there. It lies in ``still`` (B, 3, 1, H, W) beside ``video``, for baselines and pictures.
     """
 
     size: int | Sequence[int]
@@ -53,6 +58,7 @@ class VideoPreprocess(Preprocess):
     crop_fraction: float = 1.0
     layout: str = "cthw"
     resize: bool = False
+    motion_only: bool = False
 
     modality: ClassVar[str] = "video"
 
@@ -87,18 +93,27 @@ class VideoPreprocess(Preprocess):
         """
         views, clips = batch.get(VIEWS), batch.get(self.modality)
         if views is None:
-            ordered = self._still(batch.get("image")) if clips is None else self._ordered(clips)
-            return {**batch, self.modality: self._normalised(self._sized(self._typed(ordered)), fit_size=True)}
+            ordered = self._repeated(batch.get("image")) if clips is None else self._ordered(clips)
+            whole = self._normalised(self._sized(self._typed(ordered)), fit_size=True)
+            return {**batch, **self._parted(whole)}
         cooked = [self._normalised(self._typed(self._ordered(view))) for view in views]
+        moving = [self._parted(view)[self.modality] for view in cooked]
         if clips is None:
-            return {**batch, VIEWS: cooked}
+            return {**batch, VIEWS: moving}
         place = next((i for i, view in enumerate(views) if view is clips), None)
         whole = self._sized(self._typed(self._ordered(clips)))
         if place is None or self.resize:
-            return {**batch, VIEWS: cooked, self.modality: self._normalised(whole, fit_size=True)}
-        return {**batch, VIEWS: cooked, self.modality: cooked[place]}
+            return {**batch, VIEWS: moving, **self._parted(self._normalised(whole, fit_size=True))}
+        return {**batch, VIEWS: moving, **self._parted(cooked[place]), self.modality: moving[place]}
 
-    def _still(self, images: Any) -> Any:
+    def _parted(self, clips: Tensor) -> Batch:
+        """Normalised clips (B, 3, T, H, W) as they are, or the moving and the still part of them."""
+        if not self.motion_only:
+            return {self.modality: clips}
+        still = clips.mean(dim=2, keepdim=True)
+        return {self.modality: clips - still, STILL: still}
+
+    def _repeated(self, images: Any) -> Any:
         """Images (B, 3, H, W) as clips; anything else as it is, for whoever names what is wrong with it."""
         if not isinstance(images, Tensor) or images.ndim != 4:
             return images
@@ -148,8 +163,11 @@ class VideoPreprocess(Preprocess):
         return mean, std
 
     def require_same(self, other: dict[str, Any], source: str) -> None:
-        """As the base's, but another size, number and choice of frames is allowed: see ``_FREE``."""
-        super().require_same({**other, **{key: getattr(self, key) for key in _FREE}}, source)
+        """As the base's, but another size, number and choice of frames is allowed: see ``_FREE``.
+
+        A record written before ``motion_only`` existed has its default.
+        """
+        super().require_same({"motion_only": False, **other, **{key: getattr(self, key) for key in _FREE}}, source)
 
     def denormalize(self, clips: Tensor) -> Tensor:
         """Normalised float (B, C, T, H, W) -> uint8."""

@@ -63,6 +63,32 @@ def test_views_may_be_of_any_size_but_the_clip_may_not():
         record()({"views": [small.float()]})
 
 
+def test_what_stands_still_is_taken_out_and_kept_beside():
+    clips = raw()
+    clips[:, :, :, 0] = clips[:, :, :1, 0]  # a row that stands still
+    plain = record()({"video": clips})["video"]
+    out = record(motion_only=True)({"video": clips})
+    assert out["still"].shape == (2, 3, 1, 8, 12)
+    torch.testing.assert_close(out["still"][:, :, 0], sum(plain.unbind(2)) / 4)
+    torch.testing.assert_close(out["video"] + out["still"], plain)
+    assert out["video"][:, :, :, 0].abs().max() < 1e-6 and out["video"].mean(2).abs().max() < 1e-6
+    assert "still" not in record()({"video": clips})
+    views = record(motion_only=True)({"views": [clips, raw().flip(-1).contiguous()], "video": clips})
+    assert torch.equal(views["views"][0], out["video"]) and views["video"] is views["views"][0]
+    assert torch.equal(views["still"], out["still"]) and views["views"][1].mean(2).abs().max() < 1e-6
+
+
+def test_baselines_are_those_of_the_clips_as_they_came():
+    from perception.backbones.video_vit import VideoViT
+
+    sizes = dict(image_size=(8, 12), frames=4, patch_size=4, embed_dim=8, depth=1, num_heads=2)
+    both = [VideoViT(**sizes, preprocess=record(motion_only=m)) for m in (False, True)]
+    plain, moving = (vit.baselines(vit.preprocess({"video": raw()})) for vit in both)
+    assert plain.keys() == moving.keys() and plain["static"].abs().max() > 0.1
+    for name, values in plain.items():
+        torch.testing.assert_close(moving[name], values)
+
+
 def test_images_become_clips_that_stand_still():
     image = raw(1)[:, :, 0]
     out = record()({"image": image})["video"]
@@ -109,6 +135,10 @@ def test_records_agree_on_normalisation_and_may_differ_in_frames():
     one.require_same(record(size=16, frames=8, stride=1, fps=10.0).record(), "a run")
     with pytest.raises(CheckpointError, match="mean"):
         one.require_same(record(mean=(0.5,) * 3).record(), "a run")
+    with pytest.raises(CheckpointError, match="motion_only"):
+        one.require_same(record(motion_only=True).record(), "a run")
+    older = {k: v for k, v in record().record().items() if k != "motion_only"}
+    record().require_same(older, "a run of before")
 
 
 @pytest.mark.parametrize(
