@@ -159,7 +159,7 @@ def _parquet_columns(path: Path) -> dict[str, Any]:
     try:
         frame = pandas.read_parquet(path)
     except ImportError as error:
-        raise DataError(f"table {str(path)!r}: Parquet files need `pip install \"perception-lab[parquet]\"`") from error
+        raise DataError(f'table {str(path)!r}: Parquet files need `pip install "perception-lab[parquet]"`') from error
     except Exception as error:  # pyarrow has errors of many classes, all of which mean a damaged file
         raise DataError(f"table {str(path)!r} cannot be read: {error}") from error
     return _frame_columns(frame, f"table {str(path)!r}")
