@@ -26,19 +26,19 @@ train_dataloader = dict(
     dataset=dict(
         type="Paired",
         datasets=[
-            dict(type="Weizmann4", split="all", frames=8, stride=2, transforms=_weak),
-            dict(type="RailWagon4", split="pretrain", frames=8, stride=4, transforms=[_views]),
+            dict(type="Weizmann4", split="all", frames=8, stride=4, transforms=_weak),
+            dict(type="RailWagon4", split="pretrain", frames=8, stride=6, transforms=[_views]),
         ],
     ),
 )
-train_cfg = dict(type="TrainLoop", max_epochs=60)
+train_cfg = dict(type="TrainLoop", max_epochs=40)
 _head = "pretexts.cdfsl_v.head"
 optim_wrapper = dict(
     type="AutocastOptimWrapper",
     dtype="float32",
     constructor="LayerDecay",
     paramwise_cfg=dict(separate=[_head]),
-    optimizer=dict(type="SGD", lr=0.01, momentum=0.9, nesterov=True),
+    optimizer=dict(type="SGD", lr=0.03, momentum=0.9, nesterov=True),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = dict(type="CurriculumRate", group=_head)

@@ -28,13 +28,13 @@ train_dataloader = dict(
     dataset=dict(
         type="Concatenated",
         datasets=[
-            dict(type="Weizmann4", split="pretrain", frames=8, stride=2),  # 64 x 64 pixels, 25 frames a second
-            dict(type="RailWagon4", split="pretrain", frames=8, stride=4),  # 96 x 128, 6 frames a second
+            dict(type="Weizmann4", split="pretrain", frames=8, stride=4),  # 64 x 64 pixels, 25 frames a second
+            dict(type="RailWagon4", split="pretrain", frames=8, stride=6),  # 96 x 128, 6 frames a second
         ],
         transforms=[dict(type="ClipResizedCrop", size=64, scale=(0.5, 1.0)), dict(type="RandomFlip")],
     ),
 )
-train_cfg = dict(type="TrainLoop", max_epochs=160)
+train_cfg = dict(type="TrainLoop", max_epochs=60)
 optim_wrapper = dict(
     type="AutocastOptimWrapper",
     dtype="float32",
