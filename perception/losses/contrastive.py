@@ -67,7 +67,7 @@ def clip_loss(
     others, _ = _other_positives(columns, _gathered(targets) if world > 1 else targets, mean=True)
     # The diagonal is in the loss; what the spread targets add to it is exactly 0 for texts that do not repeat.
     partial = (image * others[offset : offset + len(image)]).sum()
-    return loss - scale * _over_ranks(partial, world) / len(columns)
+    return loss - scale * sum_over_ranks(partial, world) / len(columns)
 
 
 def siglip_loss(
@@ -105,7 +105,7 @@ def siglip_loss(
     others, count = _other_positives(columns, _gathered(targets) if world > 1 else targets, mean=False)
     own = slice(offset, offset + len(image))
     partial = scale * (image * others[own]).sum() + bias * count[own].sum()
-    return loss - _over_ranks(partial, world) / len(columns)
+    return loss - sum_over_ranks(partial, world) / len(columns)
 
 
 def multi_positive_targets(groups: Tensor) -> Tensor:
@@ -172,7 +172,8 @@ def _other_positives(columns: Tensor, groups: Tensor, mean: bool) -> tuple[Tenso
     return total[inverse] - columns, count[inverse] - 1
 
 
-def _over_ranks(partial: Tensor, world: int) -> Tensor:
+def sum_over_ranks(partial: Tensor, world: int) -> Tensor:
+    """The sum over ``world`` ranks; its gradient is times ``world``, for DistributedDataParallel to average."""
     return partial if world == 1 else _SumOverRanks.apply(partial)
 
 
