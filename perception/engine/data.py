@@ -54,6 +54,10 @@ def build_dataloader(cfg: DataLoader | Mapping[str, Any], seed: int, training: b
     if not training and getattr(sampler, "training_only", False):
         text = "draws samples several times, for training alone: validation and test see every sample once"
         raise ConfigError([Fault("dataloader.sampler", type(sampler).__name__, text)])
+    whole, size = getattr(sampler, "global_batch", None), options.get("batch_size", 1)
+    if whole is not None and size * sampler.world != whole:
+        text = f"{type(sampler).__name__} composes batches of {whole}: {whole // sampler.world} on each of its ranks"
+        raise ConfigError([Fault("dataloader.batch_size", size, text)])
 
     collate = options.pop("collate_fn", None) or identity_collate
     if isinstance(collate, Mapping):

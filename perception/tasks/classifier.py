@@ -106,13 +106,19 @@ class Classifier(PerceptionModel):
 
     def logits(self, batch: Batch) -> Tensor:
         """Class scores of a preprocessed batch: ``(B, C)``, or ``(M, C)`` for the M nodes of ``mask``."""
+        return self.classify(self.pooled(batch))
+
+    def pooled(self, batch: Batch) -> Tensor:
+        """Pooled feature of a preprocessed batch: ``(B, D)``, or ``(M, D)`` for the M nodes of ``mask``."""
         if self.frozen:
             with torch.no_grad():
                 pooled = self.backbone.encode(batch, self.feature)
         else:
             pooled = self.backbone.encode(batch, self.feature)
-        if "mask" in batch:
-            pooled = pooled[batch["mask"]]
+        return pooled[batch["mask"]] if "mask" in batch else pooled
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Class scores of pooled features."""
         return self.head(self.dropout(self.norm(pooled)))
 
     def forward(self, batch: Batch, mode: str = "loss") -> dict[str, Tensor]:  # type: ignore[override]
@@ -125,7 +131,7 @@ class Classifier(PerceptionModel):
         """
         logits = self.logits(batch)
         if mode == "loss":
-            return classification_loss(logits, _rows(batch, "label"), self.label_smoothing)
+            return classification_loss(logits, labelled_rows(batch, "label"), self.label_smoothing)
         return predictions(logits, batch)
 
     def val_step(self, data: Batch) -> list[dict[str, Tensor]]:  # type: ignore[override]
@@ -164,7 +170,7 @@ def predictions(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
     """What the metrics take, from scores ``(B, C)`` of a batch; see ``Classifier.forward``."""
     found = {"logits": logits.float()}
     if "label" in batch:
-        found["label"] = _rows(batch, "label")
+        found["label"] = labelled_rows(batch, "label")
     if "mask" in batch:
         found["index"] = batch["mask"].nonzero().flatten()
     for ours, theirs in (("index", "index"), ("group", "video_index"), ("cluster", "cluster")):
@@ -214,7 +220,8 @@ def check_labels(batch: Batch, num_classes: int) -> None:
         )
 
 
-def _rows(batch: Batch, key: str) -> Tensor:
+def labelled_rows(batch: Batch, key: str) -> Tensor:
+    """``batch[key]``, of nodes those of ``mask``."""
     return batch[key][batch["mask"]] if "mask" in batch else batch[key]
 
 
