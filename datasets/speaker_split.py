@@ -123,12 +123,12 @@ def geographic_order(classes: Sequence[str], neighbours: Mapping[str, Sequence[s
     found: list[list[int]] = []
     for g in np.unique(group):
         rows = np.flatnonzero(group == g)
-        rows = rows[np.argsort([classes[i] for i in rows], kind="stable")]
+        rows = rows[np.argsort([classes[int(i)] for i in rows], kind="stable")]
         if len(rows) > 2:
             part = joined[np.ix_(rows, rows)]
             _, vectors = np.linalg.eigh(np.diag(part.sum(0)) - part)
             rows = rows[np.argsort(vectors[:, 1].round(9), kind="stable")]
-            if classes[rows[-1]] < classes[rows[0]]:
+            if classes[int(rows[-1])] < classes[int(rows[0])]:
                 rows = rows[::-1]
         found.append(rows.tolist())
     return [i for rows in sorted(found, key=lambda rows: min(classes[i] for i in rows)) for i in rows]
