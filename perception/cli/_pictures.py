@@ -89,14 +89,20 @@ def embedding_map(name: str, folder: Path, file: Path, kind: str, most: int = 20
     found = extract(backbone, dataset, section.get("feature"), section.get("batch_size") or 500)["backbone"]
     rows = np.linspace(0, len(found) - 1, min(most, len(found))).astype(int)
     x, y = found.x.numpy()[rows], found.y.numpy()[rows]
-    points = project(x, kind)
+    title = f"{name}, {folder.name}: {'t-SNE' if kind == 'tsne' else 'PCA'} of {len(x)} embeddings"
+    return scatter_map(project(x, kind), y, title, file)
+
+
+def scatter_map(points: np.ndarray, labels: np.ndarray, title: str, file: Path, names: Sequence[str] = ()) -> Path:
+    """Points ``(n, 2)``, coloured by class; the legend says ``names``, or the numbers."""
     figure, (axis,) = _figure(1)
-    for label in np.unique(y):
-        axis.scatter(*points[y == label].T, s=6, alpha=0.7, label=str(label), color=_colour(int(label)))
+    for label in np.unique(labels).tolist():
+        text = names[label] if names else str(label)
+        axis.scatter(*points[labels == label].T, s=6, alpha=0.7, label=text, color=_colour(label))
     axis.set_xticks([])
     axis.set_yticks([])
     axis.legend(fontsize=7, markerscale=2, title="class")
-    figure.suptitle(f"{name}, {folder.name}: {'t-SNE' if kind == 'tsne' else 'PCA'} of {len(x)} embeddings")
+    figure.suptitle(title)
     return _save(figure, file)
 
 

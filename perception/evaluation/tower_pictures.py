@@ -1,4 +1,4 @@
-"""Pictures of a dual encoder's figures: a sheet of retrieved images, a confusion matrix."""
+"""Pictures of figures: a sheet of retrieved images, a confusion matrix, cosines and F1 of classes."""
 
 from __future__ import annotations
 
@@ -35,21 +35,52 @@ def retrieval_sheet(rows: Sequence[tuple[str, int, Sequence[Hit]]], title: str, 
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str], title: str, file: Path) -> Path:
     """Shares of the true class (rows) that go to each predicted class (columns); numbers where they fit."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    right = np.trace(counts) / max(counts.sum(), 1)
+    told = f"{title}\n{100 * right:.1f} % of {counts.sum()} samples"
+    return _square(shares, classes, told, file, (0.0, 1.0), "Blues", ("predicted", "true"))
+
+
+def cosine_matrix(cosines: np.ndarray, classes: Sequence[str], title: str, file: Path) -> Path:
+    """Cosines (C, C) between classes, from blue (-1) to red (1); numbers of hundredths where they fit."""
+    return _square(cosines, classes, title, file, (-1.0, 1.0), "RdBu_r", ("", ""))
+
+
+def class_bars(values: Sequence[float], classes: Sequence[str], mean: float, title: str, file: Path) -> Path:
+    """A bar a class, and a line at their mean; values lie in [0, 1], NaN draws none."""
+    figure, axes = _figure((6.0, 1.2 + 0.28 * len(classes)), 1, 1, [1])
+    axis = axes[0][0]
+    axis.barh(range(len(classes)), np.nan_to_num(values), 0.7, color="#4a7ab5")
+    axis.set_yticks(range(len(classes)), classes, fontsize=7)
+    axis.axvline(mean, color="black", linewidth=1, linestyle="--")
+    axis.set(xlim=(0, 1), xlabel="F1")
+    axis.invert_yaxis()
+    return _save(figure, title, file)
+
+
+def _square(
+    values: np.ndarray,
+    classes: Sequence[str],
+    title: str,
+    file: Path,
+    limits: tuple[float, float],
+    colours: str,
+    labels: tuple[str, str],
+) -> Path:
+    """Values between classes as colours, and as hundredths where they fit."""
     size = min(4 + 0.22 * len(classes), 16)
     figure, axes = _figure((size + 1, size), 1, 1, [1])
     axis = axes[0][0]
-    picture = axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    picture = axis.imshow(values, vmin=limits[0], vmax=limits[1], cmap=colours)
     ticks = range(len(classes))
     axis.set_xticks(ticks, classes, rotation=90, fontsize=7)
     axis.set_yticks(ticks, classes, fontsize=7)
-    axis.set(xlabel="predicted", ylabel="true")
+    axis.set(xlabel=labels[0], ylabel=labels[1])
     if len(classes) <= 12:
-        for i, j in np.ndindex(*shares.shape):
-            colour = "white" if shares[i, j] > 0.5 else "black"
-            axis.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", fontsize=6, color=colour)
+        for i, j in zip(*np.nonzero(np.isfinite(values)), strict=True):
+            colour = "white" if abs(values[i, j]) > 0.5 else "black"
+            axis.text(j, i, f"{100 * values[i, j]:.0f}", ha="center", va="center", fontsize=6, color=colour)
     figure.colorbar(picture, ax=axis, fraction=0.04)
-    right = np.trace(counts) / max(counts.sum(), 1)
-    return _save(figure, f"{title}\n{100 * right:.1f} % of {counts.sum()} images", file)
+    return _save(figure, title, file)
 
 
 def _figure(size: tuple[float, float], down: int, across: int, widths: Sequence[float]) -> tuple[Any, Any]:
