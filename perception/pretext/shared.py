@@ -1,4 +1,4 @@
-"""What pretexts on image views share: each view is encoded once a step, however many of them look at it."""
+"""What pretexts on views share: each view is encoded once a step, however many of them look at it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def encode_views(backbone: Backbone, batch: Batch, feature: str | None = None, w
 
     Args:
         backbone: the encoder.
-        batch: preprocessed batch with ``image`` (B, C, H, W) or ``views``, a list of such, global ones first.
+        batch: preprocessed batch with ``image`` (B, C, H, W) or ``views``, a list of such, global ones first. Views of
+            padded waveforms (B, S) have their lengths in ``view_lengths``, a list of (B,).
         feature: one of the backbone's pooled features.
         which: ``image``: the image, or the first view where there are views (V = 1); ``globals``: the global views;
             ``all``: every view.
@@ -57,7 +58,10 @@ def encode_views(backbone: Backbone, batch: Batch, feature: str | None = None, w
     if source is not None:
         encoded = encode_views(backbone, batch, source, which)
         return backbone.derive(feature, encoded.flatten(0, 1)).unflatten(0, encoded.shape[:2])
-    views = views_of(batch, which)
+    views, lengths = views_of(batch, which, backbone.modality), batch.get("view_lengths")
+    if batch.get("views") is None:
+        whole = batch.get(f"{backbone.modality}_length")
+        lengths = None if whole is None else [whole]
     memo: dict[Any, Tensor] = batch.get(_MEMO, {})
     # What was encoded without gradients is of no use with them.
     keys = [(id(backbone), feature, i, torch.is_grad_enabled()) for i in range(len(views))]
@@ -66,19 +70,24 @@ def encode_views(backbone: Backbone, batch: Batch, feature: str | None = None, w
         if key not in memo:
             todo.setdefault(tuple(view.shape), []).append(i)
     for places in todo.values():
-        parts = encode_together(backbone, [views[i] for i in places], feature)
+        known = None if lengths is None else [lengths[i] for i in places]
+        parts = encode_together(backbone, [views[i] for i in places], feature, known)
         memo.update((keys[i], part) for i, part in zip(places, parts, strict=True))
     found = [memo[key] for key in keys]
     return torch.stack(found)
 
 
-def encode_together(backbone: Backbone, views: Sequence[Tensor], feature: str | None = None) -> Tensor:
-    """Views of one shape (B, C, H, W) through ``backbone`` as one batch: (V, B, D)."""
-    images = views[0] if len(views) == 1 else torch.cat(list(views))
-    return backbone.encode({backbone.modality: images}, feature).unflatten(0, (len(views), -1))
+def encode_together(
+    backbone: Backbone, views: Sequence[Tensor], feature: str | None = None, lengths: Sequence[Tensor] | None = None
+) -> Tensor:
+    """Views of one shape (B, C, H, W), or (B, S) with ``lengths`` (B,), through ``backbone`` at once: (V, B, D)."""
+    part: Batch = {backbone.modality: views[0] if len(views) == 1 else torch.cat(list(views))}
+    if lengths is not None:
+        part[f"{backbone.modality}_length"] = torch.cat(list(lengths))
+    return backbone.encode(part, feature).unflatten(0, (len(views), -1))
 
 
-def views_of(batch: Batch, which: Which = "all") -> list[Tensor]:
+def views_of(batch: Batch, which: Which = "all", modality: str = "image") -> list[Tensor]:
     """The preprocessed views that ``which`` means; see ``encode_views``.
 
     Raises:
@@ -88,10 +97,10 @@ def views_of(batch: Batch, which: Which = "all") -> list[Tensor]:
     if views is None:
         if which != "image":
             raise DataError(
-                "the batch has no 'views': add MultiCrop to the transforms of the training set, and let the backbone's "
-                "Preprocess record be one of images"
+                "the batch has no 'views': add MultiCrop, or SpeechViews for audio, to the transforms of the training "
+                "set, and let the backbone's Preprocess record be one of images or of speech"
             )
-        return [batch["image"]]
+        return [batch[modality]]
     return list(views[: {"image": 1, "globals": global_count(batch), "all": len(views)}[which]])
 
 
