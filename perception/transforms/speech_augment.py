@@ -203,7 +203,8 @@ class SpeechMask(Transform):
             low = torch.from_numpy(random.uniform() * (rate / 2 - wide))[:, None]
             kept &= ~((hertz >= low) & (hertz < low + torch.from_numpy(wide)[:, None]))
         taper = torch.hann_window(window)
-        spectra = torch.stft(audio, window, window // 4, window=taper, pad_mode="constant", return_complex=True)
+        padded = torch.nn.functional.pad(audio, (0, 2 * window))  # else the longest clip would end in fewer windows
+        spectra = torch.stft(padded, window, window // 4, window=taper, pad_mode="constant", return_complex=True)
         spectra = spectra * kept[:, :, None]
         return torch.istft(spectra, window, window // 4, window=taper, length=audio.shape[1])
 

@@ -57,9 +57,8 @@ def test_split_properties_of_many_draws():
         assert all(set(labels[rows]) == set(range(5)) for rows in parts)
         shares = np.array([len(p) for p in people]) / len(set(speakers))
         assert np.abs(shares - [0.6, 0.2, 0.2]).max() < 0.11
-        assert all(
-            np.array_equal(a, b) for a, b in zip(parts, speaker_disjoint_split(labels, speakers, (0.6, 0.2), seed))
-        )
+        again = speaker_disjoint_split(labels, speakers, (0.6, 0.2), seed)
+        assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
 
 
 def test_too_few_speakers_and_none(tmp_path):
@@ -136,7 +135,7 @@ def test_bad_tables_and_arguments(tmp_path):
     table = make(tmp_path, rows)
     text = (tmp_path / "table.csv").read_text().replace("label", "labels")
     (tmp_path / "table.csv").write_text(text)
-    with pytest.raises(DataError, match="no column 'label'.*nearest is 'labels'"):
+    with pytest.raises(DataError, match=r"no column 'label'.*nearest is 'labels'"):
         SpeechTable(table, "all")
     with pytest.raises(ConfigError, match="two positive shares"):
         SpeechTable(table, parts=(0.9, 0.2))
