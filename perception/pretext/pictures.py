@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from perception.layers.log_mel import log_mel
+
 # Dark blue through green to yellow: even in lightness, readable for all eyes.
 _MAP = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], dtype=np.float64)
 
@@ -63,3 +65,17 @@ def principal_colours(maps: Tensor) -> np.ndarray:
 def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps (n, C, h, w) -> (n, C, *size), smoothly."""
     return F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)
+
+
+def spectrograms(audio: Tensor, length: Tensor, sample_rate: int, bands: int = 64) -> np.ndarray:
+    """Padded waveforms (n, S) with lengths (n,) -> uint8 (n, 3, bands, T): log-mel spectra, high frequencies above.
+
+    Colours go from 80 decibels below the loudest place of a clip up to it; what is no frame of the clip is white.
+    """
+    spectra, frames = log_mel(audio.cpu(), length.cpu(), sample_rate, bands)
+    gone = torch.arange(spectra.shape[1]) >= frames[:, None]
+    decibels = spectra.masked_fill(gone[..., None], -torch.inf) * (10 / np.log(10))
+    relative = (decibels - decibels.amax((1, 2), keepdim=True)).clamp_min(-80)
+    shown = colour(relative.flip(2).transpose(1, 2).numpy(), -80, 0)
+    shown[gone[:, None, :].expand(-1, bands, -1).numpy()] = 255
+    return shown.transpose(0, 3, 1, 2)
