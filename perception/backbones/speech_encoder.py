@@ -1,0 +1,531 @@
+"""wav2vec 2.0 (Baevski et al., 2020), HuBERT (Hsu et al., 2021), WavLM (Chen et al., 2022) and XLS-R (Babu et al.,
+2021): seven strided convolutions over the waveform, then a transformer over frames of 20 ms.
+
+The parts are transformers' own, and so are the keys of the state dict. The way through them is not: frames lie with
+their channels innermost, queries, keys and values are one product, and attention never looks at padding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perception.backbones.base import Backbone
+from perception.errors import ConfigError, DataError, Fault, check_arguments, nearest, not_among
+from perception.layers.linear import linear
+from perception.registry import BACKBONES
+from perception.transforms.preprocess import Batch, Preprocess
+
+ARCHITECTURES = ("wav2vec2", "hubert", "wavlm")
+KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
+_BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12, "ffn_dim": 3072, "norm": "group", "conv_gradient": 0.1}
+_LARGE = {"embed_dim": 1024, "depth": 24, "num_heads": 16, "ffn_dim": 4096, "norm": "layer", "conv_gradient": 1.0}
+PRESETS: dict[str, dict[str, Any]] = {
+    "base": _BASE,
+    "large": _LARGE,
+    "xls-r-300m": _LARGE,
+    "xls-r-1b": {**_LARGE, "embed_dim": 1280, "depth": 48, "ffn_dim": 5120},
+    "xls-r-2b": {**_LARGE, "embed_dim": 1920, "depth": 48, "ffn_dim": 7680},
+}
+PADDINGS = ("exact", "zeros")
+_DEFAULTS: dict[str, Any] = {"conv_dim": 512, "pos_kernel": 128, "pos_groups": 16}
+_SIZES = ("embed_dim", "depth", "num_heads", "ffn_dim", "norm", "conv_gradient", "conv_dim", "pos_kernel", "pos_groups")
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad * ctx.factor, None
+
+
+@BACKBONES.register_module()
+class SpeechEncoder(Backbone):
+    """A transformer over convolutional features of a waveform.
+
+    Args:
+        architecture: ``'wav2vec2'`` (XLS-R too), ``'hubert'`` or ``'wavlm'``.
+        preset: ``'base'``, ``'large'``, ``'xls-r-300m'``, ``'xls-r-1b'``, ``'xls-r-2b'``, or ``None``, where all
+            sizes without a default below must be given. What is given beside a preset replaces its value.
+        embed_dim: width D of the transformer.
+        depth: number of its layers L.
+        num_heads: attention heads of a layer.
+        ffn_dim: hidden width of a feed-forward part.
+        norm: ``'group'``: one norm per channel over time after the first convolution, no biases, norms after the
+            residual sums (BASE); ``'layer'``: a norm over channels after every convolution, biases, norms before the
+            layers (LARGE, XLS-R).
+        conv_gradient: factor of the gradient that enters the convolutions: 0.1 for BASE, 1 for LARGE.
+        conv_dim: channels of every convolution; 512 by default.
+        conv_kernels: samples or frames that each convolution sees.
+        conv_strides: and by how many it moves on; their product is the hop.
+        pos_kernel: frames of the convolution that gives positions; 128 by default.
+        pos_groups: its groups; 16 by default.
+        drop_rate: dropout of the projected features, attention weights and residual branches.
+        layer_drop: probability of leaving out a layer in training.
+        freeze_convs: the convolutions get no gradient, as in fine-tuning.
+        padding: ``'exact'``: a clip gives the same in any batch; norms over time and attention see real frames only.
+            ``'zeros'``: as BASE was trained: with ``norm='group'`` statistics and attention include the zeros of the
+            padding, so results depend on the longest clip of the batch.
+        weighted_layers: ``pooled`` is the mean of a learned softmax-weighted sum of all L + 1 hidden states (SUPERB,
+            Yang et al., 2021) instead of the last one's.
+        pretrained: folder of transformers' ``config.json`` and ``model.safetensors``, or a name on its hub, which is
+            downloaded. Only when asked for; runs and exports never need it again.
+        out_indices: layers (from 0; negative counts from the end) whose maps ``forward`` returns.
+        preprocess: Preprocess record; ``None`` is 16 kHz, normalised per clip with ``norm='layer'``.
+
+    Features of ``encode``: ``pooled`` mean over real frames, see ``weighted_layers``; ``block-k`` mean after layer
+    ``k`` (from 0), later layers are not computed.
+    """
+
+    modality: ClassVar[str] = "audio"
+    unused_by_encode: ClassVar[tuple[str, ...]] = ("masked_spec_embed",)
+    feature_extractor: Any
+    feature_projection: Any
+    encoder: Any
+    masked_spec_embed: Tensor
+
+    def __init__(
+        self,
+        architecture: str = "wav2vec2",
+        preset: str | None = "base",
+        embed_dim: int | None = None,
+        depth: int | None = None,
+        num_heads: int | None = None,
+        ffn_dim: int | None = None,
+        norm: str | None = None,
+        conv_gradient: float | None = None,
+        conv_dim: int | None = None,
+        conv_kernels: Sequence[int] = KERNELS,
+        conv_strides: Sequence[int] = STRIDES,
+        pos_kernel: int | None = None,
+        pos_groups: int | None = None,
+        drop_rate: float = 0.0,
+        layer_drop: float = 0.0,
+        freeze_convs: bool = False,
+        padding: str = "exact",
+        weighted_layers: bool = False,
+        pretrained: str | None = None,
+        out_indices: Sequence[int] = (-1,),
+        preprocess: Preprocess | dict[str, Any] | None = None,
+    ) -> None:
+        arguments = check_arguments("model.backbone", self.check_config, locals())
+        sizes = _resolved(arguments)
+        if preprocess is None:
+            normalize = "utterance" if sizes["norm"] == "layer" else "none"
+            preprocess = {"type": "SpeechPreprocess", "sample_rate": 16000, "normalize": normalize}
+        super().__init__(preprocess)
+        self.architecture, self.conv_norm, self.pre_norm = architecture, sizes["norm"], sizes["norm"] == "layer"
+        self.embed_dims, self.depth, self.num_heads = sizes["embed_dim"], sizes["depth"], sizes["num_heads"]
+        self.conv_dim, self.conv_gradient = sizes["conv_dim"], sizes["conv_gradient"]
+        self.kernels, self.conv_strides = tuple(conv_kernels), tuple(conv_strides)
+        self.drop_rate, self.layer_drop, self.padding = drop_rate, layer_drop, padding
+        self.out_indices = tuple(sorted(i % self.depth for i in out_indices))
+        self.hop = 1
+        for stride in conv_strides:
+            self.hop *= stride
+        self.strides = (self.hop,) * len(self.out_indices)
+        config, model = _model_of(architecture)
+        built = model(
+            config(
+                hidden_size=self.embed_dims,
+                num_hidden_layers=self.depth,
+                num_attention_heads=self.num_heads,
+                intermediate_size=sizes["ffn_dim"],
+                conv_dim=(self.conv_dim,) * len(self.kernels),
+                conv_kernel=self.kernels,
+                conv_stride=self.conv_strides,
+                conv_bias=self.pre_norm,
+                feat_extract_norm=self.conv_norm,
+                do_stable_layer_norm=self.pre_norm,
+                num_conv_pos_embeddings=sizes["pos_kernel"],
+                num_conv_pos_embedding_groups=sizes["pos_groups"],
+                mask_time_prob=0.05,  # or it would have no vector for masked frames
+            )
+        )
+        self.feature_extractor, self.feature_projection = built.feature_extractor, built.feature_projection
+        self.masked_spec_embed, self.encoder = built.masked_spec_embed, built.encoder
+        self.layer_weights = nn.Parameter(torch.zeros(self.depth + 1)) if weighted_layers else None
+        self.freeze_convs = freeze_convs
+        if freeze_convs:
+            self.feature_extractor.requires_grad_(False)
+        if pretrained is not None:
+            self._load_pretrained(pretrained)
+
+    # Frames.
+
+    def frame_lengths(self, samples: Tensor) -> Tensor:
+        """Frames of clips of that many ``samples``, any shape: n -> floor((n - kernel) / stride) + 1, layer by layer.
+
+        400 samples are the first frame of the published stack, 320 more another; below, there is none.
+        """
+        for kernel, stride in zip(self.kernels, self.conv_strides, strict=True):
+            samples = torch.div(samples - kernel, stride, rounding_mode="floor").clamp(min=-1) + 1
+        return samples
+
+    def real_samples(self, batch: Batch) -> Tensor | None:
+        """Real samples of every clip (B,); None where nothing is padded."""
+        lengths = batch.get("audio_length")
+        if lengths is None:
+            return None
+        samples = batch[self.modality].shape[1]
+        return None if bool((lengths == samples).all()) else lengths.to(batch[self.modality].device)
+
+    def convolve(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Features (B, T, C) of waveforms (B, S) before their norm; ``lengths`` (B,) are the real samples.
+
+        Raises:
+            DataError: the waveforms are shorter than one frame.
+        """
+        if int(self.frame_lengths(torch.tensor(audio.shape[1]))) < 1:
+            field = self._receptive_field()
+            raise DataError(f"clips of {audio.shape[1]} samples are shorter than one frame of {field} samples")
+        if self.padding == "zeros":
+            lengths = None
+        x = audio[:, None, None, :]
+        for index, layer in enumerate(self.feature_extractor.conv_layers):
+            conv = layer.conv
+            weight = conv.weight[:, :, None, :]
+            x = F.conv2d(x.contiguous(memory_format=torch.channels_last), weight, conv.bias, (1, conv.stride[0]))
+            if lengths is not None and index == 0:
+                lengths = torch.div(lengths - self.kernels[0], self.conv_strides[0], rounding_mode="floor") + 1
+            frames = x.permute(0, 2, 3, 1)  # (B, 1, T, C), channels innermost
+            if self.conv_norm == "layer":
+                norm = layer.layer_norm
+                frames = F.layer_norm(frames, (self.conv_dim,), norm.weight, norm.bias, norm.eps)
+            elif index == 0:
+                norm = layer.layer_norm
+                frames = _norm_over_time(frames[:, 0], norm.weight, norm.bias, norm.eps, lengths)[:, None]
+            x = F.gelu(frames).permute(0, 3, 1, 2)
+        features = x.permute(0, 2, 3, 1)[:, 0]
+        if self.conv_gradient != 1.0 and features.requires_grad:
+            features = _ScaleGradient.apply(features, self.conv_gradient)
+        return features
+
+    def norm_features(self, features: Tensor) -> Tensor:
+        """Layer norm of convolutional features (..., C): what is quantised, and projected."""
+        norm = getattr(self.feature_projection, "layer_norm", None)
+        return features if norm is None else norm(features)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Normed features (..., C) -> inputs (..., D) of the transformer."""
+        projection = self.feature_projection.projection
+        return self._drop(linear(features, projection.weight, projection.bias))
+
+    def frame_mask(self, batch: Batch, frames: int) -> Tensor | None:
+        """(B, T) bool, True on real frames; None where all are."""
+        lengths = self.real_samples(batch)
+        if lengths is None:
+            return None
+        return torch.arange(frames, device=lengths.device) < self.frame_lengths(lengths)[:, None]
+
+    # Transformer.
+
+    def hidden_states(self, x: Tensor, mask: Tensor | None = None, last: int | None = None) -> list[Tensor]:
+        """Hidden states (B, T, D) of projected frames: the transformer's input, then after every layer.
+
+        Args:
+            x: (B, T, D).
+            mask: (B, T) bool, True on real frames.
+            last: layer to stop after; ``None`` runs all, and gives the last one its final norm where there is one.
+        """
+        if self.padding == "zeros" and self.conv_norm == "group":
+            mask = None
+        if mask is not None:
+            x = x.masked_fill(~mask[..., None], 0.0)
+        x = x + self._positions(x)
+        if not self.pre_norm:
+            x = self.encoder.layer_norm(x)
+        x = self._drop(x)
+        states = [x]
+        seen = None if mask is None else mask[:, None, None, :]
+        bias = self._relative_bias(x.shape[1]) if self.architecture == "wavlm" else None
+        count = self.depth if last is None else last + 1
+        for layer in self.encoder.layers[:count]:
+            dropped = self.training and self.layer_drop > 0 and float(torch.rand(())) < self.layer_drop
+            if not dropped:
+                x = self._layer(layer, x, seen, bias)
+            states.append(x)
+        if self.pre_norm and count == self.depth:
+            states[-1] = self.encoder.layer_norm(x)
+        return states
+
+    def _positions(self, x: Tensor) -> Tensor:
+        conv = self.encoder.pos_conv_embed.conv
+        length = x.shape[1]
+        out = F.conv1d(x.transpose(1, 2), conv.weight, conv.bias, padding=conv.padding, groups=conv.groups)
+        return F.gelu(out[:, :, :length].transpose(1, 2))
+
+    def _layer(self, layer: Any, x: Tensor, seen: Tensor | None, bias: Tensor | None) -> Tensor:
+        if self.pre_norm:
+            x = x + self._drop(self._attend(layer.attention, layer.layer_norm(x), seen, bias))
+            return x + self._feed_forward(layer.feed_forward, layer.final_layer_norm(x))
+        x = layer.layer_norm(x + self._drop(self._attend(layer.attention, x, seen, bias)))
+        return layer.final_layer_norm(x + self._feed_forward(layer.feed_forward, x))
+
+    def _attend(self, attention: Any, x: Tensor, seen: Tensor | None, bias: Tensor | None) -> Tensor:
+        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+        weight, offset = torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])
+        split = linear(x, weight, offset).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mask = seen
+        if bias is not None:
+            # WavLM: the bias by distance is scaled by two gates of the query.
+            heads = x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            gates = attention.gru_rel_pos_linear(heads).unflatten(-1, (2, 4)).sum(-1).sigmoid()
+            scale = gates[..., :1] * (gates[..., 1:] * attention.gru_rel_pos_const - 1.0) + 2.0
+            mask = scale * bias
+            if seen is not None:
+                mask = mask.masked_fill(~seen, float("-inf"))
+        rate = self.drop_rate if self.training else 0.0
+        out = F.scaled_dot_product_attention(split[0], split[1], split[2], attn_mask=mask, dropout_p=rate)
+        return linear(out.transpose(1, 2).flatten(2), attention.out_proj.weight, attention.out_proj.bias)
+
+    def _relative_bias(self, length: int) -> Tensor:
+        return self.encoder.layers[0].attention.compute_bias(length, length)
+
+    def _feed_forward(self, part: Any, x: Tensor) -> Tensor:
+        first, second = part.intermediate_dense, part.output_dense
+        hidden = F.gelu(linear(x, first.weight, first.bias))
+        return self._drop(linear(hidden, second.weight, second.bias))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.drop_rate, self.training) if self.drop_rate else x
+
+    # The contract.
+
+    @classmethod
+    def feature_choices(cls) -> tuple[str, ...]:
+        """Pooled features; ``block-k`` stands for any layer k from 0."""
+        return ("pooled", "block-k")
+
+    def last_layer(self, feature: str | None) -> int | None:
+        """Layer after which ``feature`` stops, None for all of them.
+
+        Raises:
+            ConfigError: there is no such feature.
+        """
+        if feature in (None, "pooled"):
+            return None
+        match = re.fullmatch(r"block-(\d+)", str(feature))
+        if match and int(match[1]) < self.depth:
+            return int(match[1])
+        known = ["pooled", *(f"block-{i}" for i in range(self.depth))]
+        text = f"not a feature of this encoder of {self.depth} layers; it has {', '.join(known)}"
+        raise ConfigError([Fault("feature", feature, text, nearest(str(feature), known))])
+
+    def states(self, batch: Batch, last: int | None = None) -> tuple[list[Tensor], Tensor | None]:
+        """``hidden_states`` and frame mask of a preprocessed batch of ``audio`` (B, S), ``audio_length`` (B,)."""
+        features = self.norm_features(self.convolve(batch[self.modality], self.real_samples(batch)))
+        mask = self.frame_mask(batch, features.shape[1])
+        if mask is not None and not bool(mask.any(dim=1).all()):
+            row = int((~mask.any(dim=1)).nonzero()[0])
+            samples = int(batch["audio_length"][row])
+            raise DataError(
+                f"clip {row} of the batch has {samples} samples, less than one frame of {self._receptive_field()}: "
+                "leave it out, or pad it and count the padding as real"
+            )
+        return self.hidden_states(self.project(features), mask, last), mask
+
+    def encode(self, batch: Batch, feature: str | None = None) -> Tensor:
+        """Pooled embedding (B, D) of ``audio`` of a preprocessed batch; see the class for the features."""
+        last = self.last_layer(feature)
+        states, mask = self.states(batch, last)
+        return _mean(self._joined(states) if last is None else states[-1], mask)
+
+    def encode_features(self, batch: Batch, features: Sequence[str]) -> dict[str, Tensor]:
+        """Several pooled features by one pass."""
+        stops = {feature: self.last_layer(feature) for feature in features}
+        whole = any(stop is None or stop == self.depth - 1 for stop in stops.values())
+        states, mask = self.states(batch, None if whole else max(stop for stop in stops.values() if stop is not None))
+        return {
+            feature: _mean(self._joined(states) if stop is None else states[stop + 1], mask)
+            for feature, stop in stops.items()
+        }
+
+    def _joined(self, states: list[Tensor]) -> Tensor:
+        if self.layer_weights is None:
+            return states[-1]
+        weights = self.layer_weights.softmax(dim=0)
+        return torch.stack(states, dim=-1) @ weights
+
+    def token_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Frames (B, T, D) of the last layer, and their mean over real ones."""
+        states, mask = self.states(batch)
+        return states[-1], _mean(states[-1], mask)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Waveforms (B, S), all real -> maps (B, D, T) at ``out_indices``."""
+        last = self.out_indices[-1]
+        states, _ = self.states({self.modality: x}, None if last == self.depth - 1 else last)
+        return tuple(states[i + 1].transpose(1, 2) for i in self.out_indices)
+
+    def raw_features(self, batch: Batch) -> Tensor:
+        """Mean and deviation over time of log-mel energies, for a waveform itself is no feature."""
+        return self.baselines(batch)["raw"]
+
+    def baselines(self, batch: Batch) -> dict[str, Tensor]:
+        """Log-mel features of the Preprocess record."""
+        found: dict[str, Tensor] = self.preprocess.baselines(batch)  # type: ignore[attr-defined]
+        return found
+
+    def layer_count(self) -> int:
+        """Convolutions, projection and positions 0, layer k is k + 1, then the final norm and the head."""
+        return self.depth + 2
+
+    def layer_id(self, name: str) -> int:
+        """Layer-decay group of a parameter."""
+        match = re.match(r"encoder\.layers\.(\d+)\.", name)
+        if match:
+            return int(match[1]) + 1
+        return self.depth + 1 if name.startswith(("encoder.layer_norm", "layer_weights")) else 0
+
+    def unused_parts(self, feature: str | None = None) -> list[nn.Module | nn.Parameter]:
+        """The vector for masked frames, and the layers after the one that ``feature`` stops at."""
+        parts = super().unused_parts(feature)
+        last = self.last_layer(feature)
+        if last is None:
+            return parts
+        parts += [*self.encoder.layers[last + 1 :]]
+        if self.pre_norm and last < self.depth - 1:
+            parts.append(self.encoder.layer_norm)
+        return parts if self.layer_weights is None else [*parts, self.layer_weights]
+
+    def describe(self) -> dict[str, str]:
+        """Sizes that a dry run prints."""
+        rate = self.preprocess.record()["sample_rate"]
+        return {"frames": f"one each {1000 * self.hop / rate:g} ms, of {1000 * self._receptive_field() / rate:g} ms"}
+
+    def _receptive_field(self) -> int:
+        field = 1
+        for kernel, stride in zip(reversed(self.kernels), reversed(self.conv_strides), strict=True):
+            field = (field - 1) * stride + kernel
+        return field
+
+    # Weights.
+
+    def adapt_state(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Keys of transformers' task models without their prefix and heads, and older names of the weight norm."""
+        prefix = self.architecture + "."
+        wrapped = any(key.startswith(prefix) for key in state)
+        own = self.state_dict()
+        out = {}
+        for key, value in state.items():
+            if wrapped and not key.startswith(prefix) and key != "layer_weights":
+                continue  # a head
+            name = key.removeprefix(prefix)
+            name = re.sub(r"weight_g$", "parametrizations.weight.original0", name)
+            out[re.sub(r"weight_v$", "parametrizations.weight.original1", name)] = value
+        # Models without masking have no vector for it, and plain models no weights of layers.
+        for key in ("masked_spec_embed", "layer_weights"):
+            if key in own and key not in out:
+                out[key] = own[key]
+            elif key not in own:
+                out.pop(key, None)
+        return out
+
+    def _load_pretrained(self, source: str) -> None:
+        from safetensors.torch import load_file
+
+        from perception.checkpoint import load_state
+
+        folder = Path(source)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            try:
+                folder = Path(snapshot_download(source, allow_patterns=["config.json", "model.safetensors"]))
+            except Exception as error:  # no network, no such name, ...: the hub's own words say which
+                text = f"neither a folder nor a name that the hub gives: {error}"
+                raise ConfigError([Fault("model.backbone.pretrained", source, text)]) from error
+        file = folder / "model.safetensors"
+        if not file.is_file():
+            text = "has no model.safetensors; save it with transformers' save_pretrained(safe_serialization=True)"
+            raise ConfigError([Fault("model.backbone.pretrained", source, text)])
+        load_state(self, dict(self.adapt_state(load_file(file))), str(file))
+
+    @classmethod
+    def bare_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Without public weights, which the recorded ones replace."""
+        return {**config, "pretrained": None}
+
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        """Faults of a config (with defaults filled in) that would stop it from being built or used."""
+        known = (("architecture", ARCHITECTURES), ("padding", PADDINGS))
+        for key, choices in known:
+            if cfg[key] not in choices:
+                yield key, not_among(cfg[key], choices)
+        if cfg["preset"] is not None and cfg["preset"] not in PRESETS:
+            yield "preset", not_among(cfg["preset"], PRESETS)
+            return
+        sizes = _resolved(cfg)
+        missing = [key for key in _SIZES if sizes.get(key) is None]
+        if missing:
+            others = f"; so must {', '.join(missing[1:])}" if len(missing) > 1 else ""
+            yield missing[0], f"must be given without a preset{others}"
+            return
+        if sizes["norm"] not in ("group", "layer"):
+            yield "norm", not_among(sizes["norm"], ("group", "layer"))
+        whole = [key for key in _SIZES if key not in ("norm", "conv_gradient")]
+        wrong = [key for key in whole if not isinstance(sizes[key], int) or sizes[key] < 1]
+        for key in wrong:
+            yield key, "must be a whole number of at least 1"
+        if wrong:
+            return
+        for key, divisor in (("num_heads", sizes["num_heads"]), ("pos_groups", sizes["pos_groups"])):
+            if sizes["embed_dim"] % divisor:
+                yield key, f"does not divide embed_dim = {sizes['embed_dim']}"
+        kernels, strides = tuple(cfg["conv_kernels"]), tuple(cfg["conv_strides"])
+        if len(kernels) != len(strides) or not kernels or min(*kernels, *strides) < 1:
+            yield "conv_strides", f"must be as many positive numbers as conv_kernels, {len(kernels)}"
+        if not 0 <= sizes["conv_gradient"] <= 1:
+            yield "conv_gradient", "must lie in [0, 1]"
+        for key in ("drop_rate", "layer_drop"):
+            if not (isinstance(cfg[key], (int, float)) and 0 <= cfg[key] < 1):
+                yield key, "must lie in [0, 1)"
+        indices, depth = cfg["out_indices"], sizes["depth"]
+        if not indices or any(not -depth <= i < depth for i in indices):
+            yield "out_indices", f"must name layers between {-depth} and {depth - 1}"
+
+
+def _resolved(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes of a config: given ones, else the preset's, else the defaults."""
+    preset = PRESETS.get(str(cfg["preset"]), {})
+    return {key: cfg[key] if cfg[key] is not None else preset.get(key, _DEFAULTS.get(key)) for key in _SIZES}
+
+
+def _model_of(architecture: str) -> tuple[Any, Any]:
+    """Transformers' config and model classes."""
+    import transformers
+
+    name = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM"}[architecture]
+    return getattr(transformers, f"{name}Config"), getattr(transformers, f"{name}Model")
+
+
+def _norm_over_time(x: Tensor, weight: Tensor, bias: Tensor, eps: float, lengths: Tensor | None) -> Tensor:
+    """Norm of every channel over the real frames: (B, T, C) -> (B, T, C)."""
+    if lengths is None:
+        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
+    else:
+        real = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
+        count = lengths.clamp(min=1)[:, None, None]
+        mean = x.masked_fill(~real, 0.0).sum(dim=1, keepdim=True) / count
+        variance = (x - mean).masked_fill(~real, 0.0).square().sum(dim=1, keepdim=True) / count
+    scale = weight * (variance + eps).rsqrt()
+    return torch.addcmul(bias - mean * scale, x, scale)
+
+
+def _mean(states: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over real frames: (B, T, D) -> (B, D)."""
+    if mask is None:
+        return states.mean(dim=1)
+    return states.masked_fill(~mask[..., None], 0.0).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
