@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from perception.backbones.base import Backbone
@@ -86,20 +85,13 @@ class SupervisedContrast(Pretext):
                 "supervised=False contrasts the views of samples"
             )
         labels = batch["label"] if self.supervised else None
-        features = self.features(backbone, batch)
+        if "views" in batch:
+            features = encode_views(backbone, batch, self.feature, "all")
+        else:
+            features = backbone.encode(batch, self.feature)[None]
         if "mask" in batch:  # nodes of a graph
             features, labels = features[:, batch["mask"]], None if labels is None else labels[batch["mask"]]
         return self.head(features, labels, batch)
-
-    def features(self, backbone: Backbone, batch: Batch) -> Tensor:
-        """(V, B, D) pooled features of the views of a batch, or of its samples (V = 1)."""
-        if "views" not in batch:
-            return backbone.encode(batch, self.feature)[None]
-        if "view_lengths" not in batch:
-            return encode_views(backbone, batch, self.feature, "all")
-        kind = backbone.modality  # views that are padded to different lengths, such as those of clips of sound
-        views = zip(batch["views"], batch["view_lengths"], strict=True)
-        return torch.stack([backbone.encode({kind: x, f"{kind}_length": n}, self.feature) for x, n in views])
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:

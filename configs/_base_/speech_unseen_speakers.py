@@ -1,0 +1,54 @@
+"""Digits of a speaker that was never heard, with five others to train on: a small encoder of 8 kHz waveforms.
+
+Logistic regression on eight segments of log-mel reaches 0.617 on average over the six speakers, by speaker 0.19, 0.80,
+0.48, 0.53, 0.85 and 0.85. Batches hold 10 digits x 5 clips, each of another speaker.
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .runtime import *
+
+_rate, _unseen = 8000, "lucas"
+_backbone = dict(
+    type="SpeechEncoder",
+    preset=None,
+    embed_dim=96,
+    depth=2,
+    num_heads=4,
+    ffn_dim=192,
+    norm="layer",
+    conv_gradient=1.0,
+    conv_dim=64,
+    conv_kernels=(10, 3, 3, 3, 3, 2),
+    conv_strides=(5, 2, 2, 2, 2, 2),  # 160: 20 ms at 8 kHz
+    pos_kernel=16,
+    pos_groups=4,
+    drop_rate=0.1,
+    preprocess=dict(type="SpeechPreprocess", sample_rate=_rate, normalize="utterance"),
+)
+train_dataloader = dict(
+    batch_size=50,
+    num_workers=0,
+    sampler=dict(type="PKSampler", classes=10, samples=5, groups="speakers"),
+    dataset=dict(
+        type="FSDD",
+        split="train",
+        held_out_speaker=_unseen,
+        sample_rate=_rate,
+        crop_seconds=1.0,
+        transforms=[
+            dict(type="SpeechSpeed", factors=(0.8, 0.9, 1.0, 1.1, 1.2)),  # moves formants: other throats
+            dict(type="SpeechGain"),
+            dict(type="SpeechNoise"),
+        ],
+    ),
+)
+optim_wrapper = dict(
+    type="AutocastOptimWrapper",
+    dtype="float32",
+    clip_grad=1.0,
+    constructor="LayerDecay",  # no decay of biases and norms
+    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
+)
+param_scheduler = dict(type="CosineWarmup", warmup_epochs=3, min_lr=0.0, by_step=True)
