@@ -11,6 +11,7 @@ import numpy as np
 
 from perception.cli._runs import open_run
 from perception.errors import PerceptionError
+from perception.evaluation.embedding_maps import project, row_of_panels, save_figure, scatter_map
 
 
 def draw(name: str, folders: Sequence[Path], out: Path, kind: str) -> list[Path]:
@@ -56,7 +57,7 @@ def loss_curves(name: str, scalars: dict[str, list[dict[str, Any]]], file: Path)
     losses = [key for key in keys if "loss" in key]
     probes = [key for key in keys if key.startswith(("probe/", "val/"))]
     panels = [group for group in (losses, probes) if group]
-    figure, axes = _figure(len(panels) or 1)
+    figure, axes = row_of_panels(len(panels) or 1)
     for axis, group in zip(axes, panels, strict=False):
         for key in group:
             for number, (seed, lines) in enumerate(scalars.items()):
@@ -69,7 +70,7 @@ def loss_curves(name: str, scalars: dict[str, list[dict[str, Any]]], file: Path)
         axis.legend(fontsize=7)
         axis.grid(alpha=0.3)
     figure.suptitle(name)
-    return _save(figure, file)
+    return save_figure(figure, file)
 
 
 def embedding_map(name: str, folder: Path, file: Path, kind: str, most: int = 2000) -> Path | None:
@@ -91,50 +92,3 @@ def embedding_map(name: str, folder: Path, file: Path, kind: str, most: int = 20
     x, y = found.x.numpy()[rows], found.y.numpy()[rows]
     title = f"{name}, {folder.name}: {'t-SNE' if kind == 'tsne' else 'PCA'} of {len(x)} embeddings"
     return scatter_map(project(x, kind), y, title, file)
-
-
-def scatter_map(points: np.ndarray, labels: np.ndarray, title: str, file: Path, names: Sequence[str] = ()) -> Path:
-    """Points ``(n, 2)``, coloured by class; the legend says ``names``, or the numbers."""
-    figure, (axis,) = _figure(1)
-    for label in np.unique(labels).tolist():
-        text = names[label] if names else str(label)
-        axis.scatter(*points[labels == label].T, s=6, alpha=0.7, label=text, color=_colour(label))
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.legend(fontsize=7, markerscale=2, title="class")
-    figure.suptitle(title)
-    return _save(figure, file)
-
-
-def project(x: np.ndarray, kind: str) -> np.ndarray:
-    """``(n, 2)`` map of ``x`` ``(n, F)``: the two main axes, or t-SNE with a fixed seed."""
-    x = (x - x.mean(0)) / (x.std() + 1e-12)
-    _, _, axes = np.linalg.svd(x, full_matrices=False)
-    if kind == "pca" or len(x) < 5:
-        flat = x @ axes[:2].T
-        return np.pad(flat, ((0, 0), (0, 2 - flat.shape[1])))
-    from sklearn.manifold import TSNE
-
-    few = x @ axes[:50].T
-    return TSNE(2, perplexity=min(30.0, (len(x) - 1) / 3), init="pca", random_state=0).fit_transform(few)
-
-
-def _colour(label: int) -> Any:
-    import matplotlib
-
-    return matplotlib.colormaps["tab10" if label < 10 else "tab20"](label % 20 if label >= 10 else label)
-
-
-def _figure(panels: int) -> tuple[Any, Any]:
-    # The object interface draws without a display and leaves no global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6 * panels, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, panels, squeeze=False)[0]
-
-
-def _save(figure: Any, file: Path) -> Path:
-    figure.savefig(file, dpi=120)
-    return file

@@ -106,7 +106,7 @@ def class_pictures(
         order: classes as they shall stand side by side, such as from north to south.
         title: above every picture.
     """
-    from perception.cli._pictures import project, scatter_map
+    from perception.evaluation.embedding_maps import project, scatter_map
     from perception.evaluation.tower_pictures import class_bars, confusion_matrix, cosine_matrix
 
     rows = geometry.class_order(names, order)
