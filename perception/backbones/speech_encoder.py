@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from perception.backbones.base import Backbone
 from perception.errors import ConfigError, DataError, Fault, check_arguments, nearest, not_among
 from perception.layers.linear import linear
+from perception.layers.log_mel import segment_means
 from perception.registry import BACKBONES
 from perception.transforms.preprocess import Batch, Preprocess
 
@@ -34,6 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "xls-r-2b": {**_LARGE, "embed_dim": 1920, "depth": 48, "ffn_dim": 7680},
 }
 PADDINGS = ("exact", "zeros")
+SEGMENTS = 8  # parts of a clip, as many as its log-mel baseline has
 _DEFAULTS: dict[str, Any] = {"conv_dim": 512, "pos_kernel": 128, "pos_groups": 16}
 _SIZES = ("embed_dim", "depth", "num_heads", "ffn_dim", "norm", "conv_gradient", "conv_dim", "pos_kernel", "pos_groups")
 
@@ -83,8 +85,10 @@ class SpeechEncoder(Backbone):
         out_indices: layers (from 0; negative counts from the end) whose maps ``forward`` returns.
         preprocess: Preprocess record; ``None`` is 16 kHz, normalised per clip with ``norm='layer'``.
 
-    Features of ``encode``: ``pooled`` mean over real frames, see ``weighted_layers``; ``block-k`` mean after layer
-    ``k`` (from 0), later layers are not computed.
+    Features of ``encode``: ``pooled`` mean over real frames (B, D), see ``weighted_layers``; ``block-k`` mean after
+    layer ``k`` (from 0), later layers are not computed; ``segments`` and ``segments-k`` (B, 8 D): means over eight
+    equal parts of the real frames, joined, of the same states. They keep the order of what is said, which tells short
+    words apart.
     """
 
     modality: ClassVar[str] = "audio"
@@ -304,8 +308,12 @@ class SpeechEncoder(Backbone):
 
     @classmethod
     def feature_choices(cls) -> tuple[str, ...]:
-        """Pooled features; ``block-k`` stands for any layer k from 0."""
-        return ("pooled", "block-k")
+        """Pooled features; ``block-k`` and ``segments-k`` stand for any layer k from 0."""
+        return ("pooled", "block-k", "segments", "segments-k")
+
+    def feature_dims(self, feature: str | None = None) -> int:
+        """Width of the pooled feature ``feature``."""
+        return self.embed_dims * (SEGMENTS if str(feature).startswith("segments") else 1)
 
     def last_layer(self, feature: str | None) -> int | None:
         """Layer after which ``feature`` stops, None for all of them.
@@ -313,12 +321,12 @@ class SpeechEncoder(Backbone):
         Raises:
             ConfigError: there is no such feature.
         """
-        if feature in (None, "pooled"):
+        if feature in (None, "pooled", "segments"):
             return None
-        match = re.fullmatch(r"block-(\d+)", str(feature))
+        match = re.fullmatch(r"(?:block|segments)-(\d+)", str(feature))
         if match and int(match[1]) < self.depth:
             return int(match[1])
-        known = ["pooled", *(f"block-{i}" for i in range(self.depth))]
+        known = ["pooled", "segments", *(f"{kind}-{i}" for kind in ("block", "segments") for i in range(self.depth))]
         text = f"not a feature of this encoder of {self.depth} layers; it has {', '.join(known)}"
         raise ConfigError([Fault("feature", feature, text, nearest(str(feature), known))])
 
@@ -336,10 +344,10 @@ class SpeechEncoder(Backbone):
         return self.hidden_states(self.project(features), mask, last), mask
 
     def encode(self, batch: Batch, feature: str | None = None) -> Tensor:
-        """Pooled embedding (B, D) of ``audio`` of a preprocessed batch; see the class for the features."""
+        """Pooled embedding (B, ``feature_dims``) of ``audio`` of a preprocessed batch; see the class for features."""
         last = self.last_layer(feature)
         states, mask = self.states(batch, last)
-        return _mean(self._joined(states) if last is None else states[-1], mask)
+        return _pool(self._joined(states) if last is None else states[-1], mask, feature)
 
     def encode_features(self, batch: Batch, features: Sequence[str]) -> dict[str, Tensor]:
         """Several pooled features by one pass."""
@@ -347,7 +355,7 @@ class SpeechEncoder(Backbone):
         whole = any(stop is None or stop == self.depth - 1 for stop in stops.values())
         states, mask = self.states(batch, None if whole else max(stop for stop in stops.values() if stop is not None))
         return {
-            feature: _mean(self._joined(states) if stop is None else states[stop + 1], mask)
+            feature: _pool(self._joined(states) if stop is None else states[stop + 1], mask, feature)
             for feature, stop in stops.items()
         }
 
@@ -522,6 +530,14 @@ def _norm_over_time(x: Tensor, weight: Tensor, bias: Tensor, eps: float, lengths
         variance = (x - mean).masked_fill(~real, 0.0).square().sum(dim=1, keepdim=True) / count
     scale = weight * (variance + eps).rsqrt()
     return torch.addcmul(bias - mean * scale, x, scale)
+
+
+def _pool(states: Tensor, mask: Tensor | None, feature: str | None) -> Tensor:
+    """(B, T, D) -> (B, D), or (B, 8 D) for a feature of segments."""
+    if not str(feature).startswith("segments"):
+        return _mean(states, mask)
+    frames = torch.full((len(states),), states.shape[1], device=states.device) if mask is None else mask.sum(dim=1)
+    return segment_means(states, frames, SEGMENTS)
 
 
 def _mean(states: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,5 +1,7 @@
 """SpeechEncoder against transformers' three architectures, and what padding must not change."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from tiny_speech import clips, public, public_config, shake, tiny
@@ -63,7 +65,7 @@ def test_a_clip_is_the_same_alone_and_in_a_batch(architecture, norm):
     model = shake(tiny(norm, architecture, weighted_layers=True)).eval()
     batch = clips(*LENGTHS)
     noisy = {**batch, "audio": batch["audio"] + (torch.arange(4000) >= batch["audio_length"][:, None]) * 5.0}
-    names = ("pooled", "block-0", "block-2")
+    names = ("pooled", "block-0", "block-2", "segments", "segments-1")
     with torch.no_grad():
         together, disturbed = model.encode_features(batch, names), model.encode_features(noisy, names)
         for row, length in enumerate(LENGTHS):
@@ -72,6 +74,28 @@ def test_a_clip_is_the_same_alone_and_in_a_batch(architecture, norm):
                 expected = model.encode(alone, name)[0]
                 torch.testing.assert_close(together[name][row], expected, atol=1e-4, rtol=0)
                 torch.testing.assert_close(disturbed[name][row], expected, atol=1e-4, rtol=0)
+
+
+def test_segments_are_means_over_eight_equal_parts():
+    torch.manual_seed(0)
+    model = tiny().eval()
+    batch = clips(320 * 23 + 80, 320 * 7 + 80, 320 * 3 + 80)  # 23, 7 and 3 frames
+    with torch.no_grad():
+        (_, first, _, last), mask = model.states(batch)
+        found = model.encode_features(batch, ("segments-0", "segments"))
+    assert mask.sum(dim=1).tolist() == [23, 7, 3] and model.feature_dims("segments-0") == 8 * model.feature_dims()
+    for name, states in (("segments-0", first), ("segments", last)):
+        assert found[name].shape == (3, 8 * 32)
+        torch.testing.assert_close(found[name], model.encode(batch, name))
+        # 23 frames: parts begin at 0, 2, 5, 8, 11, 14, 17, 20.
+        bounds = (0, 2, 5, 8, 11, 14, 17, 20, 23)
+        parts = [states[0, a:b].mean(0) for a, b in pairwise(bounds)]
+        torch.testing.assert_close(found[name][0], torch.cat(parts), atol=1e-5, rtol=1e-4)
+        # Fewer frames than parts are repeated.
+        for row, order in ((1, (0, 0, 1, 2, 3, 4, 5, 6)), (2, (0, 0, 0, 1, 1, 1, 2, 2))):
+            torch.testing.assert_close(found[name][row], states[row, list(order)].flatten(), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ConfigError, match="segments-2"):
+        model.encode(batch, "segments-3")
 
 
 def test_zeros_do_change_a_clip_of_the_group_norm():
