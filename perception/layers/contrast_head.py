@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from perception.errors import DataError, not_among
 from perception.layers.projection import projection_head
 from perception.losses.supervised_contrast import ANCHORS, FORMS, LOSSES, WITHOUT_POSITIVES, contrast_pairs, fairkl_loss
-from perception.transforms.preprocess import Batch
 
 
 class ContrastHead(nn.Module):
@@ -52,7 +51,7 @@ class ContrastHead(nn.Module):
         self.fairkl = fairkl
         self.gather = gather
 
-    def forward(self, features: Tensor, labels: Tensor | None, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, features: Tensor, labels: Tensor | None, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """``loss``, with FairKL beside it ``fairkl_loss``, and for the log ``class_gap``.
 
         That is the mean cosine of positives less that of negatives, 0 where there are none: what the loss widens.
