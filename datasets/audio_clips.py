@@ -49,6 +49,9 @@ class AudioClips(Dataset):
             clips, as ``fetch`` always does.
         transforms: see ``Dataset``.
         seed: see ``Dataset``.
+        join_seconds: drawn clips are followed by random other ones of their speaker (of anyone, where speakers are not
+            known) and cut at this length: single words become utterances of many, which objectives that compare
+            moments of one clip need. Without labels only, and instead of ``crop_seconds``.
 
     Attributes:
         lengths: (n,) int64 samples of the clips at ``sample_rate``.
@@ -68,9 +71,10 @@ class AudioClips(Dataset):
         crop_seconds: float | None = None,
         transforms: Sequence[Transform | dict[str, Any]] = (),
         seed: int = 0,
+        join_seconds: float | None = None,
     ) -> None:
         super().__init__(transforms, seed)
-        self.sample_rate, self.crop_seconds = sample_rate, crop_seconds
+        self.sample_rate, self.crop_seconds, self.join_seconds = sample_rate, crop_seconds, join_seconds
         self.labels = labels
         self.classes = tuple(str(name) for name in classes) if labels is not None else ()
         self.speakers, self.groups = speakers, speakers
@@ -92,7 +96,9 @@ class AudioClips(Dataset):
         return self._batch(indices, np.zeros(len(indices), dtype=np.int64), self.lengths[indices])
 
     def draw(self, indices: np.ndarray, random: SampleRandom) -> Batch:
-        """As ``fetch``, with random windows of ``crop_seconds``."""
+        """As ``fetch``, with random windows of ``crop_seconds``, or joined to ``join_seconds``."""
+        if self.join_seconds is not None:
+            return self._joined(np.asarray(indices), random, round(self.join_seconds * self.sample_rate))
         if self.crop_seconds is None:
             return self.fetch(indices)
         indices = np.asarray(indices)
@@ -100,8 +106,37 @@ class AudioClips(Dataset):
         start = np.floor(random.uniform() * (self.lengths[indices] - length + 1)).astype(np.int64)
         return self._batch(indices, start, length)
 
+    def _joined(self, indices: np.ndarray, random: SampleRandom, width: int) -> Batch:
+        """Clips of ``width`` samples; of a first one that is longer, a random window."""
+        random = random.streams(1)  # the batch decides how often it is drawn, which no transform may notice
+        start = np.floor(random.uniform() * np.maximum(self.lengths[indices] - width + 1, 1)).astype(np.int64)
+        first = np.minimum(self.lengths[indices] - start, width)
+        voice = np.zeros(len(self), dtype=np.int64) if self.speakers is None else self.speakers
+        order = np.argsort(voice, kind="stable")  # clips of one speaker lie together
+        begin, end = (np.searchsorted(voice, voice[indices], side, sorter=order) for side in ("left", "right"))
+        parts, starts, takes, rows = [indices], [start], [first], [np.arange(len(indices))]
+        left = width - first
+        while (left > 0).any():
+            chosen = order[begin + np.floor(random.uniform() * (end - begin)).astype(np.int64)]
+            need = np.flatnonzero(left > 0)
+            length = np.minimum(self.lengths[chosen], left)[need]
+            parts, starts, takes, rows = (
+                [*parts, chosen[need]],
+                [*starts, np.zeros(len(need), dtype=np.int64)],
+                [*takes, length],
+                [*rows, need],
+            )
+            left[need] -= length
+        pieces = self.read(*(np.concatenate(values) for values in (parts, starts, takes)))
+        of = np.concatenate(rows)
+        joined = [np.concatenate([pieces[i] for i in np.flatnonzero(of == row)]) for row in range(len(indices))]
+        return self._fields(indices, joined)
+
     def _batch(self, indices: np.ndarray, start: np.ndarray, length: np.ndarray) -> Batch:
-        audio, found = pad_clips(self.read(indices, start, length))
+        return self._fields(indices, self.read(indices, start, length))
+
+    def _fields(self, indices: np.ndarray, clips: Sequence[np.ndarray]) -> Batch:
+        audio, found = pad_clips(clips)
         batch: Batch = {"audio": audio, "audio_length": found, "sample_rate": self.sample_rate}
         batch["index"] = torch.from_numpy(indices)
         for name, values in (("label", self.labels), ("speaker", self.speakers)):
@@ -113,9 +148,14 @@ class AudioClips(Dataset):
     def clip_faults(cls, cfg: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults (key, message) of what all speech data sets take."""
         yield from at_least(cfg, 1000, "sample_rate")
-        for key in ("crop_seconds", "min_seconds", "segment_seconds"):
+        for key in ("crop_seconds", "join_seconds", "min_seconds", "segment_seconds"):
             if cfg.get(key) is not None and not cfg[key] > 0:
                 yield key, "must be positive"
+        if cfg.get("join_seconds") is not None:
+            if cfg.get("split") != "pretrain":
+                yield "join_seconds", "joins clips of several labels: it needs split='pretrain'"
+            if cfg.get("crop_seconds") is not None:
+                yield "join_seconds", "replaces crop_seconds, which is given too"
 
 
 class ArrayClips(AudioClips):

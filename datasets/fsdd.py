@@ -46,6 +46,7 @@ class FSDD(ArrayClips):
         speakers: take these only; None takes all six.
         sample_rate: to which clips are resampled, once, in hertz.
         crop_seconds: see ``AudioClips``.
+        join_seconds: see ``AudioClips``.
         root: folder; None is ``$PERCEPTION_DATA/speech/fsdd``.
         transforms: see ``Dataset``.
         seed: see ``Dataset``.
@@ -64,6 +65,7 @@ class FSDD(ArrayClips):
         speakers: Sequence[str] | None = None,
         sample_rate: int = 16000,
         crop_seconds: float | None = None,
+        join_seconds: float | None = None,
         root: str | None = None,
         transforms: Sequence[Transform | dict[str, Any]] = (),
         seed: int = 0,
@@ -100,6 +102,7 @@ class FSDD(ArrayClips):
             speakers=speaker[rows],
             speaker_names=SPEAKERS,
             crop_seconds=crop_seconds,
+            join_seconds=join_seconds,
             transforms=transforms,
             seed=seed,
         )

@@ -70,6 +70,7 @@ class SpokenVarieties(ArrayClips):
         speakers: another number of them, a multiple of four; the first of a larger set are those of a smaller one.
         world_seed: another one makes other speakers.
         crop_seconds: see ``AudioClips``.
+        join_seconds: see ``AudioClips``.
         transforms: see ``Dataset``.
         seed: see ``Dataset``; it does not change the clips.
 
@@ -90,6 +91,7 @@ class SpokenVarieties(ArrayClips):
         speakers: int | None = None,
         world_seed: int = 0,
         crop_seconds: float | None = None,
+        join_seconds: float | None = None,
         transforms: Sequence[Transform | dict[str, Any]] = (),
         seed: int = 0,
     ) -> None:
@@ -122,6 +124,7 @@ class SpokenVarieties(ArrayClips):
             speakers=speaker[chosen],
             speaker_names=names,
             crop_seconds=crop_seconds,
+            join_seconds=join_seconds,
             transforms=transforms,
             seed=seed,
         )

@@ -50,6 +50,38 @@ def test_held_out_speakers_and_labels(recordings):
     assert {(s, a) for s, a in zip(accents.speakers.tolist(), accents.labels.tolist(), strict=True)} == {(4, 0), (2, 1)}
 
 
+def test_joined_clips_are_clips_of_one_speaker_end_to_end(recordings):
+    from perception.datasets.base import SampleKey
+
+    options = {"root": recordings, "sample_rate": 8000, "join_seconds": 0.35, "seed": 3}
+    data, plain = FSDD("pretrain", **options), FSDD("train", root=recordings, sample_rate=8000)
+    batch = data.__getitems__([SampleKey(i, 1) for i in range(12)])
+    assert batch["audio"].shape == (12, 2800) and batch["audio_length"].tolist() == [2800] * 12
+    assert batch["speaker"].tolist() == plain.speakers.tolist() and batch["index"].tolist() == list(range(12))
+    whole = plain.fetch(np.arange(12))
+    clips = [clip[:n].numpy() for clip, n in zip(whole["audio"], whole["audio_length"], strict=True)]
+    followers = set()
+    for row in range(12):
+        left, chain = batch["audio"][row].numpy(), []
+        while len(left):
+            fits = [i for i, c in enumerate(clips) if np.array_equal(c[: len(left)], left[: len(c)])]
+            assert len(fits) == 1
+            chain += fits
+            left = left[len(clips[fits[0]]) :]
+        assert chain[0] == row and len(chain) >= 2 and len(set(plain.speakers[chain])) == 1
+        followers.add((row, chain[1]))
+    assert any(a != b for a, b in followers)  # the other digit, too
+    # What becomes of a clip is its own matter; a longer one gives a window.
+    alone, later = data.__getitems__([SampleKey(3, 1)]), data.__getitems__([SampleKey(3, 2)])
+    assert (alone["audio"][0] == batch["audio"][3]).all() and not (later["audio"] == alone["audio"]).all()
+    short = FSDD("pretrain", **{**options, "join_seconds": 0.1}).__getitems__([SampleKey(3, 1)])["audio"][0].numpy()
+    windows = np.lib.stride_tricks.sliding_window_view(clips[3], 800)
+    assert (windows == short).all(axis=1).sum() == 1
+    for wrong, text in (({"split": "train"}, "several labels"), ({"crop_seconds": 0.1}, "replaces crop_seconds")):
+        with pytest.raises(ConfigError, match=text):
+            FSDD(**{"split": "pretrain", **options, **wrong})
+
+
 def test_random_windows_depend_on_the_epoch_alone(recordings):
     from perception.datasets.base import SampleKey
 
