@@ -17,5 +17,6 @@ train_dataloader = dict(
 evaluation = dict(
     train=dict(type="FSDD", split="train", sample_rate=_rate),
     test=dict(type="FSDD", split="test", sample_rate=_rate),
-    protocols=dict(linear=dict(type="LinearLBFGS")),
+    feature="segments",
+    protocols=dict(linear=dict(type="LinearLBFGS", penalty=1e-3)),  # fixed: there is no third split
 )
