@@ -9,8 +9,8 @@ _image = dict(size=8, bands=("grey",), mean=(0.3718,), std=(0.3710,))
 model["backbone"].update(
     image_backbone=dict(
         type="ConvNet",
-        widths=(32, 64),
-        strides=(1, 2),  # 16 tokens of 64
+        widths=(32, 64, 128),
+        strides=(1, 2, 2),  # 4 tokens of 128
         in_channels=1,
         preprocess=dict(type="ImagePreprocess", **_image),
     ),
