@@ -111,7 +111,8 @@ def evaluation_faults(cfg: Mapping[str, Any], find: Callable[[Any, Any], Any]) -
         judge = find(PROTOCOLS, protocol.get("type")) if isinstance(protocol, dict) else None
         judges = getattr(judge, "judges", "features")
         own = judges != "features" and protocol.get("dataset")
-        for split in () if own else getattr(judge, "needs", ()):
+        needed = getattr(judge, "splits_needed", lambda _: ())(protocol)
+        for split in () if own else needed:
             if not section.get(split):
                 yield Fault(f"evaluation.{split}", section.get(split), f"the protocol {name!r} needs this data set")
         misfit = getattr(judge, "misfit", None)

@@ -17,5 +17,5 @@ train_cfg = dict(type="TrainLoop", max_epochs=40)
 evaluation = dict(
     train=dict(type="FSDD", split="train", held_out_speaker=_unseen, sample_rate=_rate),
     test=dict(type="FSDD", split="test", held_out_speaker=_unseen, sample_rate=_rate),
-    protocols=dict(linear=dict(type="LinearLBFGS"), knn=dict(type="KNN", k=20)),
+    protocols=dict(linear=dict(type="LinearLBFGS", penalty=1e-3), knn=dict(type="KNN", k=20)),
 )

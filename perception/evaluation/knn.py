@@ -8,7 +8,7 @@ is voted on by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -138,6 +138,8 @@ class KNN(Protocol):
             neighbours of any sample must be of other classes.
     """
 
+    chosen_on_val = ("k", "temperature")
+
     def __init__(
         self,
         k: int | Sequence[int] = 20,
@@ -162,6 +164,11 @@ class KNN(Protocol):
         self.refit = refit
         self.chunk = chunk
         self.allow_large_k = allow_large_k
+
+    @classmethod
+    def splits_needed(cls, cfg: Mapping[str, Any]) -> tuple[str, ...]:
+        """See ``AnyProtocol``; a variant stands in place of the values."""
+        return super().splits_needed({**cfg, **VARIANTS.get(str(cfg.get("variant")), {})})
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:

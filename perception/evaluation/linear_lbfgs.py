@@ -9,7 +9,7 @@ without penalty on the bias. It is strictly convex in W, so the result is a prop
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,6 +178,8 @@ class LinearLBFGS(Protocol):
             max_iter=1000, standardise=False``.
     """
 
+    chosen_on_val = ("penalty", "C")
+
     def __init__(
         self,
         penalty: float | Sequence[float] = PENALTIES,
@@ -202,6 +204,11 @@ class LinearLBFGS(Protocol):
             "double": double,
             "standardise": standardise,
         }
+
+    @classmethod
+    def splits_needed(cls, cfg: Mapping[str, Any]) -> tuple[str, ...]:
+        """See ``AnyProtocol``; C stands in place of the penalties."""
+        return super().splits_needed(cfg if cfg.get("C") is None else {**cfg, "penalty": None})
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:

@@ -173,6 +173,8 @@ class LinearSGD(Protocol):
         batch: replaces the recipe's batch size.
     """
 
+    chosen_on_val = ("lr",)
+
     def __init__(
         self,
         recipe: str = "barlow",

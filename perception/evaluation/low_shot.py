@@ -65,6 +65,8 @@ class LowShot(Protocol):
         index_key: name of a list inside it, with ``{n}`` and ``{seed}`` filled in.
     """
 
+    chosen_on_val = ("penalty",)
+
     def __init__(
         self,
         per_class: int | Sequence[int] = (5, 25, 50),

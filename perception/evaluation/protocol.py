@@ -8,8 +8,9 @@ and in ``whole_backbone``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from inspect import signature
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -140,10 +141,19 @@ class AnyProtocol(ABC):
         judges: ``features`` of a frozen backbone (``Protocol``), its two ``towers`` (``TowerProtocol``) or the
             ``backbone`` itself (``BackboneProtocol``).
         needs: splits of the evaluation section that the protocol cannot do without.
+        chosen_on_val: arguments that are chosen on the validation split where they have several values.
     """
 
     judges: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
+    chosen_on_val: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def splits_needed(cls, cfg: Mapping[str, Any]) -> tuple[str, ...]:
+        """Splits that a protocol with this config, whose defaults may be left out, cannot do without."""
+        arguments = signature(cls).parameters
+        several = any(len(as_list(cfg.get(key, arguments[key].default))) > 1 for key in cls.chosen_on_val)
+        return (*cls.needs, "val") if several or cfg.get("refit") else cls.needs
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:

@@ -7,11 +7,13 @@ import torch
 from toy import clouds, features
 
 from perception.evaluation.anomaly import Anomaly, normality
-from perception.evaluation.knn import KNN
+from perception.evaluation.knn import KNN, VARIANTS
 from perception.evaluation.linear_lbfgs import LinearLBFGS
 from perception.evaluation.low_shot import LowShot, draw
 from perception.evaluation.protocol import EvaluationError, Splits
 from perception.evaluation.svm import KernelSVM, SVMCrossValidation, squared_distances
+from perception.registry import PROTOCOLS
+from perception.sections import evaluation_faults
 
 
 def test_svm_is_scikit_learns_nested_grid_search():
@@ -129,3 +131,35 @@ def test_raw_pixel_baselines_of_the_data_readme():
     assert list(anomaly.extras["per_class"].values()) == pytest.approx(expected, abs=0.002)
     low_shot = LowShot(penalty=0.05, index_file=splits, index_key="cifar_lowshot_{n}_seed{seed}").run(data, 0)
     assert [o.value for o in low_shot] == pytest.approx([0.216, 0.254, 0.273], abs=0.003)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cfg", "val"),
+    [
+        ("LinearLBFGS", {}, True),
+        ("LinearLBFGS", {"penalty": 0.05}, False),
+        ("LinearLBFGS", {"penalty": 0.05, "refit": True}, True),
+        ("LinearLBFGS", {"C": 0.316}, False),
+        ("LinearLBFGS", {"C": [0.1, 1.0]}, True),
+        ("KNN", {}, False),
+        ("KNN", {"k": [5, 20]}, True),
+        ("KNN", {"k": [5, 20], "variant": next(iter(VARIANTS))}, False),
+        ("LinearSGD", {"lr": [0.1, 1.0]}, True),
+        ("LinearSGD", {}, False),
+        ("LowShot", {}, True),
+    ],
+)
+def test_what_is_chosen_needs_a_validation_split(kind: str, cfg: dict, val: bool) -> None:
+    assert ("val" in PROTOCOLS.get(kind).splits_needed({"type": kind, **cfg})) is val
+
+
+def test_validation_tells_before_training_that_there_is_nothing_to_choose_on() -> None:
+    cfg = {
+        "evaluation": {
+            "train": {"type": "X"},
+            "test": {"type": "X"},
+            "protocols": {"linear": {"type": "LinearLBFGS"}, "fixed": {"type": "LinearLBFGS", "penalty": 0.05}},
+        }
+    }
+    (fault,) = evaluation_faults(cfg, lambda registry, name: registry.get(name) if registry is PROTOCOLS else None)
+    assert str(fault).startswith("evaluation.val = None: the protocol 'linear' needs this data set")
