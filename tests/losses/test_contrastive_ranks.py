@@ -8,12 +8,14 @@ import torch.nn.functional as F
 from torch import multiprocessing
 
 from perception.losses.contrastive import clip_loss, gather_with_grad, siglip_loss
+from perception.losses.table_image import image_table_contrast
 
 WORLD, BATCH, DIM = 2, 6, 4
 GROUPS = torch.tensor([3, 8, 3, 8, 1, 3])  # equal texts within a rank and across ranks
 CASES = [
     (name, targets, chunk_size) for name in ("clip", "siglip") for targets in (None, GROUPS) for chunk_size in (None, 2)
 ]
+CASES.append(("image_table", None, None))  # TIP's contrast, of two unequal weights
 
 
 def parameters():
@@ -37,6 +39,8 @@ def loss_of(case, rows, gather):
     scale = log_scale.exp()
     if name == "clip":
         loss = clip_loss(x, y, scale, groups, chunk_size, gather) + 0.0 * bias
+    elif name == "image_table":
+        loss = image_table_contrast(x, y, 0.1, 0.3, gather) + 0.0 * (scale + bias)
     else:
         loss = siglip_loss(x, y, scale, bias, groups, chunk_size, gather)
     return loss, torch.autograd.grad(loss, leaves)
@@ -52,7 +56,11 @@ def work(rank, rendezvous, folder):
         for gradient in gradients:  # as DistributedDataParallel does
             dist.all_reduce(gradient)
             gradient /= WORLD
-        results.append({"loss": loss.detach(), "gradients": list(gradients)})
+        loss = loss.detach()
+        if case[0] == "image_table":  # a rank returns the loss of its own rows
+            dist.all_reduce(loss)
+            loss /= WORLD
+        results.append({"loss": loss, "gradients": list(gradients)})
     local, _ = loss_of(CASES[0], rows, gather=False)
     own = torch.full((1, 2), float(rank + 1), requires_grad=True)
     gathered = gather_with_grad(own)
