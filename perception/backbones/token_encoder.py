@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from perception.backbones.base import Backbone
@@ -88,6 +89,24 @@ class TokenEncoder(Backbone):
                 patches = normed[:, self.prefix_tokens :]
                 maps.append(patches.transpose(1, 2).reshape(len(x), self.embed_dims, *grid))
         return tuple(maps)
+
+    @torch.no_grad()
+    def attention(self, x: Tensor, block: int = -1) -> Tensor:
+        """What tokens attend to in a block, the mean over its heads, to be looked at.
+
+        Args:
+            x: preprocessed input.
+            block: its number; negative counts from the end.
+
+        Returns:
+            (B, P + L, P + L); a row is a token that attends, and its sum is 1.
+        """
+        tokens = self.tokens(x)
+        for earlier in self.blocks[: block % self.depth]:
+            tokens = earlier(tokens)
+        chosen: Any = self.blocks[block]
+        tokens = chosen.norm1(tokens)
+        return chosen.attn.weights(tokens, tokens).mean(dim=1)
 
     def token_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """All tokens, class token first; pooled is the class token, or without one the mean of the patches."""

@@ -15,7 +15,7 @@ from perception.evaluation.embedding_maps import project, row_of_panels, save_fi
 
 
 def draw(name: str, folders: Sequence[Path], out: Path, kind: str) -> list[Path]:
-    """Draw what can be drawn of a run: curves of all seeds, the embedding map of the first one.
+    """Draw what can be drawn of a run: curves of all seeds, the embedding map of the first one, attention of video.
 
     Args:
         name: name of the run.
@@ -33,7 +33,8 @@ def draw(name: str, folders: Sequence[Path], out: Path, kind: str) -> list[Path]
     if any(scalars.values()):
         written.append(loss_curves(name, scalars, out / f"{stem}_loss.png"))
     mapped = embedding_map(name, folders[0], out / f"{stem}_{kind}.png", kind)
-    return [*written, mapped] if mapped is not None else written
+    written += [] if mapped is None else [mapped]
+    return [*written, *attention(folders[0], out, stem)]
 
 
 def read_scalars(file: Path) -> list[dict[str, Any]]:
@@ -80,7 +81,7 @@ def embedding_map(name: str, folder: Path, file: Path, kind: str, most: int = 20
     from perception.exporting import load_backbone
 
     section = plain(open_run(folder).config.get("evaluation") or {})
-    split = next((section[key] for key in ("test", "all") if section.get(key)), None)
+    split = _shown_split(section)
     if split is None:
         return None
     dataset = build_dataset(split)
@@ -92,3 +93,36 @@ def embedding_map(name: str, folder: Path, file: Path, kind: str, most: int = 20
     x, y = found.x.numpy()[rows], found.y.numpy()[rows]
     title = f"{name}, {folder.name}: {'t-SNE' if kind == 'tsne' else 'PCA'} of {len(x)} embeddings"
     return scatter_map(project(x, kind), y, title, file)
+
+
+def attention(folder: Path, out: Path, stem: str, count: int = 4) -> list[Path]:
+    """Strips and a film of where a video encoder looks in ``count`` clips spread over the test split; else nothing."""
+    from perception.backbones.video_vit import VideoViT
+    from perception.config import plain
+    from perception.engine.hooks.pictures import write_gif, write_png
+    from perception.evaluation.features import build_dataset
+    from perception.exporting import load_backbone
+    from perception.pretext.video_pictures import attention_over_time
+
+    config = plain(open_run(folder).config)
+    loader = config.get("test_dataloader") or {}
+    split = _shown_split(config.get("evaluation") or {}) or loader.get("dataset")
+    kind = (config["model"].get("backbone") or {}).get("type")
+    if split is None or kind != VideoViT.__name__:
+        return []
+    vit = load_backbone(folder)
+    assert isinstance(vit, VideoViT)
+    dataset = build_dataset(split)
+    rows = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist()
+    pictures = attention_over_time(vit, vit.preprocess(dataset.__getitems__(rows)), count)
+    written = []
+    for name, picture in pictures.items():
+        film = picture.ndim == 4
+        written.append(out / f"{stem}_{name}.{'gif' if film else 'png'}")
+        (write_gif if film else write_png)(written[-1], picture)
+    return written
+
+
+def _shown_split(section: dict[str, Any]) -> Any:
+    """The split of the evaluation section that is shown, None without one."""
+    return next((section[key] for key in ("test", "all") if section.get(key)), None)

@@ -41,11 +41,11 @@ from perception.losses.masked_cubes import (
 )
 from perception.pretext.base import Pretext
 from perception.pretext.pictures import tile
+from perception.pretext.video_pictures import SHOWN_FRAMES, attention_over_time
 from perception.transforms.preprocess import Batch
 from perception.transforms.video_preprocess import VideoPreprocess
 
 NORMALISED = ("channel", "joint")
-_SHOWN_FRAMES = 8
 
 
 class MaskedVideo(Pretext):
@@ -261,7 +261,7 @@ class MaskedVideo(Pretext):
 
     @torch.no_grad()
     def pictures(self, backbone: Backbone, batch: Batch) -> dict[str, np.ndarray]:
-        """A strip and a film of the original, what the encoder sees, and the reconstruction.
+        """A strip and a film of the original, what the encoder sees, and the reconstruction; attention over time.
 
         In ``..._strips`` every clip has these three rows, a column is a frame; ``..._film`` (F, H, W, 3) shows them
         side by side. Visible cubes are pasted into the reconstruction. Where targets are normalised, the reconstruction
@@ -282,11 +282,12 @@ class MaskedVideo(Pretext):
         record = _record(require_video_vit(backbone))
         films = record.denormalize(join_cubes(shown, self.out_cube, self.grid)).cpu().numpy()  # (3B, C, F, H, W)
         films = films.transpose(0, 2, 1, 3, 4)
-        columns = np.linspace(0, films.shape[1] - 1, min(_SHOWN_FRAMES, films.shape[1])).round().astype(int)
+        columns = np.linspace(0, films.shape[1] - 1, min(SHOWN_FRAMES, films.shape[1])).round().astype(int)
         sides = films.reshape(len(clips), 3, *films.shape[1:])
         film = np.stack([tile(sides[:, :, frame]) for frame in range(films.shape[1])])
         name = f"{self.name}_true-statistics" if self.target in NORMALISED else self.name
-        return {f"{name}_strips": tile(films[:, columns]), f"{name}_film": film}
+        looks = attention_over_time(require_video_vit(backbone), batch, self.picture_count)
+        return {f"{name}_strips": tile(films[:, columns]), f"{name}_film": film, **looks}
 
     def checked(self, backbone: Backbone, clips: Tensor) -> VideoViT:
         """``backbone``, if it and the clips are those that this was attached for."""

@@ -299,6 +299,8 @@ def test_pictures():
     again = mae.pictures(vit, vit.preprocess({"video": raw}))["video_mae_true-statistics_film"]
     assert np.array_equal(film, again)
     assert sorted(build(target="raw")[1].pictures(vit, vit.preprocess({"video": raw}))) == [
+        "attention_film",
+        "attention_strips",
         "video_mae_film",
         "video_mae_strips",
     ]
