@@ -22,6 +22,8 @@ TOWERS = "remote_sensing/clip_tiny_land-cover"
 FRAMES = "driving/centerpoint_pillars_kitti-frames"
 POINTS = "driving/prc_pillars_scenes"
 FUSION = "driving/finetune_fusion_scenes"
+CLIPS = "video/videomae_vit-tiny_moving-digits"
+TUNING_CLIPS = "video/finetune_vit-tiny_moving-digits"
 SHORT = ["train_cfg.max_epochs=1"]
 
 
@@ -60,19 +62,87 @@ def image_folder(root: Path) -> str:
     return f"train_dataloader.dataset={{'type': 'ImageFolder', 'root': '{root}', 'grey': True, 'size': 8}}"
 
 
+def folder_of_videos(root: Path, count: int = 6, size: tuple[int, int] = (48, 32)) -> Path:
+    """Films of 12 frames in two classes."""
+    random = np.random.default_rng(0)
+    for i in range(count):
+        path = root / f"{'ab'[i % 2]}" / f"{i}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, size)
+        for _ in range(12):
+            writer.write(random.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+        writer.release()
+    return root
+
+
+def video_folder(root: Path, more: str = "") -> str:
+    data = f"'type': 'VideoFolder', 'root': '{root}', 'frames': 8, 'stride': 1, 'size': 32, 'timeout': 20.0"
+    return f"train_dataloader.dataset={{{data}{more}}}"
+
+
+CLIPS_ALONE = ["evaluation={}", "train_dataloader.batch_size=2"]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
-def test_truncated_image(fails, tmp_path, workers):
-    root = folder_of_images(tmp_path / "pictures")
-    broken = root / "a" / "4.jpg"
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_truncated_file(fails, tmp_path, kind, workers):
+    if kind == "image":
+        broken = folder_of_images(tmp_path / "files") / "a" / "4.jpg"
+        command, words = train(IMAGES, image_folder(tmp_path / "files")), ["truncated"]
+    else:
+        broken = folder_of_videos(tmp_path / "files") / "a" / "4.mp4"
+        command, words = train(CLIPS, video_folder(tmp_path / "files"), *CLIPS_ALONE), ["decord: ", "opencv: "]
     broken.write_bytes(broken.read_bytes()[:200])
-    message = fails(*train(IMAGES, image_folder(root), f"train_dataloader.num_workers={workers}"), code=1)
-    assert str(broken) in message and "truncated" in message
+    message = fails(*command, f"train_dataloader.num_workers={workers}", code=1)
+    assert str(broken) in message and all(word in message for word in words), message
 
 
-def test_empty_folder(fails, tmp_path):
-    (tmp_path / "pictures").mkdir()
-    message = fails(*train(IMAGES, image_folder(tmp_path / "pictures")), code=2)
-    assert str(tmp_path / "pictures") in message and "train_dataloader.dataset.root" in message
+@pytest.mark.parametrize(("config", "data"), [(IMAGES, image_folder), (CLIPS, video_folder)], ids=["image", "video"])
+def test_empty_folder(fails, tmp_path, config, data):
+    (tmp_path / "files").mkdir()
+    message = fails(*train(config, data(tmp_path / "files")), code=2)
+    assert str(tmp_path / "files") in message and "train_dataloader.dataset.root" in message
+
+
+def test_what_a_folder_of_videos_leaves_out_is_counted(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    root = folder_of_videos(tmp_path / "films")
+    (root / "b" / "3.mp4").write_bytes(b"no film")
+    assert main(train(CLIPS, video_folder(root, ", 'on_error': 'skip'"), *CLIPS_ALONE)) == 0
+    told = " ".join("".join(capfd.readouterr()).split())
+    assert "left out 1 of 6 videos: " in told and "3.mp4" in told
+    assert json.loads(Path("run/seed_0/summary.json").read_text())["steps"] == 3  # five are left, in batches of two
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (", 'frames': 4", ["clips of (4, 32, 32)", "frames=8"]),
+        (", 'size': None", ["clips of (32, 48) pixels", "says (32, 32)", "size="]),
+    ],
+)
+def test_clips_that_are_not_those_of_the_record(fails, tmp_path, more, words):
+    root = folder_of_videos(tmp_path / "films")
+    message = fails(*train(CLIPS, video_folder(root, more), *CLIPS_ALONE), code=1)
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("a/0.mp4 0\nb/1.mp4 1\nb/9.mp4 1", ["1 of 3 videos", "b/9.mp4", "does not exist", "on_error='skip'"]),
+        ("a/0.mp4 0\nb/1.mp4", ["line 2", "there is no label"]),
+        ("path,label\na/0.mp4,wave\nb/1.mp4,wavd", ["'wavd'", "nearest is 'wave'"]),
+    ],
+)
+def test_lists_of_videos_that_cannot_be(fails, tmp_path, lines, words):
+    folder_of_videos(tmp_path / "films")
+    (tmp_path / "films" / "list.csv").write_text(lines)
+    data = f"'type': 'VideoManifest', 'path': '{tmp_path / 'films' / 'list.csv'}', 'frames': 8, 'size': 32"
+    classes = ", 'classes': ['bend', 'wave']" if "wave" in lines else ""
+    command = train(CLIPS, f"train_dataloader.dataset={{{data}{classes}}}", *CLIPS_ALONE)
+    message = fails(*command, code=1 if "9.mp4" in lines else 2)
+    assert all(word in message for word in words), message
 
 
 def test_npz_with_pickles_is_refused_and_not_run(fails, tmp_path):
@@ -124,9 +194,10 @@ def test_features_of_another_width(fails, tmp_path):
     assert "9" in message and "64" in message
 
 
-def test_labels_out_of_range(fails):
-    message = fails(*train(TUNING, "model.num_classes=5"), code=1)
-    assert "model.num_classes = 5" in message and "out of range" in message
+@pytest.mark.parametrize(("config", "classes"), [(TUNING, 5), (TUNING_CLIPS, 3)])
+def test_labels_out_of_range(fails, config, classes):
+    message = fails("train", config, "--out", "run", "--set", f"model.num_classes={classes}", code=1)
+    assert f"model.num_classes = {classes}" in message and "out of range" in message
 
 
 # -- captions and bands -------------------------------------------------------------------------------------------
@@ -378,6 +449,7 @@ def test_truncated_checkpoint(fails, trained, tmp_path):
 
 STARTS = [
     (TUNING, "model.backbone.init_from"),
+    (TUNING_CLIPS, "model.backbone.init_from"),
     (TOWERS, "model.backbone.init_from"),
     ("remote_sensing/finetune_clip-tiny_land-cover", "model.backbone.init_from"),
     ("driving/finetune_pillars_scenes", "model.backbone.init_from"),
@@ -480,6 +552,13 @@ def test_typo_in_the_command(fails):
     assert "'train'" in fails("trian", code=2)
 
 
-def test_impossible_sizes(fails):
-    message = fails(*train(IMAGES, "model.backbone.patch_size=3", "model.backbone.num_heads=7"), code=2)
-    assert "model.backbone.image_size" in message and "model.backbone.num_heads" in message
+@pytest.mark.parametrize(
+    ("config", "changes", "keys"),
+    [
+        (IMAGES, {"patch_size": 3, "num_heads": 7}, ["image_size", "num_heads"]),
+        (CLIPS, {"patch_size": 5, "tubelet": 3, "position": "learned"}, ["image_size", "frames", "position"]),
+    ],
+)
+def test_impossible_sizes(fails, config, changes, keys):
+    message = fails(*train(config, *(f"model.backbone.{key}={value}" for key, value in changes.items())), code=2)
+    assert all(f"model.backbone.{key}" in message for key in keys)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from perception.backbones.base import Backbone
 from perception.backbones.video_vit import VideoViT
-from perception.errors import ConfigError, Fault, check_arguments, not_among
+from perception.errors import ConfigError, DataError, Fault, check_arguments, not_among
 from perception.layers.linear import linear
 from perception.layers.patches import take_tokens
 from perception.layers.video_masks import (
@@ -290,11 +290,18 @@ class MaskedVideo(Pretext):
         return {f"{name}_strips": tile(films[:, columns]), f"{name}_film": film, **looks}
 
     def checked(self, backbone: Backbone, clips: Tensor) -> VideoViT:
-        """``backbone``, if it and the clips are those that this was attached for."""
+        """``backbone``, if it and the clips are those that this was attached for.
+
+        Raises:
+            DataError: clips of another length or size.
+        """
         vit = require_video_vit(backbone)
-        if vit.grid_of(clips) != self.grid:
-            size = tuple(clips.shape[-3:])
-            raise ValueError(f"{self.name} was attached for a grid of {self.grid} cubes, not for clips of {size}")
+        size = tuple(clips.shape[-3:])
+        if size != (self.frames, *vit.image_size):
+            raise DataError(
+                f"{self.name} was built for frames={self.frames} and image_size={vit.image_size}, not for clips of "
+                f"{size} (frames, height, width): give the data set frames={self.frames}, size={vit.image_size}"
+            )
         return vit
 
     def describe(self) -> dict[str, str]:

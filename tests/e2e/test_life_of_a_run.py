@@ -20,6 +20,7 @@ CASES = {
     "image": ("image/mae_vit-tiny_digits", "image/finetune_vit-tiny_digits"),
     "graph": ("graph/graphmae_gat_digits", None),
     "remote sensing": ("remote_sensing/clip_tiny_land-cover", "remote_sensing/finetune_clip-tiny_land-cover"),
+    "video": ("video/videomae_vit-tiny_moving-digits", "video/finetune_vit-tiny_moving-digits"),
 }
 SHORTER = {
     "driving": [
@@ -30,12 +31,21 @@ SHORTER = {
         "evaluation.protocols.regions.dataset.count=2",
     ],
     "remote sensing": ["train_dataloader.dataset.count=128"],
+    "video": [
+        "train_dataloader.dataset.count=64",
+        *(f"evaluation.{split}.count=40" for split in ("train", "val", "test")),
+    ],
 }
 SHORTER_TUNING = {
     "driving": [
         "train_cfg.max_iters=2",
         *(f"{part}_dataloader.dataset.count=8" for part in ("train", "val", "test")),
-    ]
+    ],
+    "video": [
+        "train_cfg.max_iters=2",
+        "train_dataloader.dataset.per_class=2",
+        *(f"{part}_dataloader.dataset.count=40" for part in ("val", "test")),
+    ],
 }
 SCRIPT = """
 import sys

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny import DRIVING, DUAL_ENCODER, FUSION, same_weights
+from tiny import DRIVING, DUAL_ENCODER, FUSION, same_weights, video_folder
 
 from perception.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 
@@ -116,6 +116,13 @@ def test_sigkill_of_driving_runs(tmp_path: Path, options: dict) -> None:
     # Statistics of batch norms are resumed as well, and at the momentum that a hook sets.
     assert all(v.isfinite().all() for v in weights.values())
     assert any(k.endswith("running_mean") and v.abs().max() > 0 for k, v in weights.items())
+
+
+def test_sigkill_of_a_run_on_video_files(tmp_path: Path) -> None:
+    kill_until_done(tmp_path, kills=1, epochs=8, longest=0.2, **video_folder(tmp_path / "films"))
+    found = [(tmp_path / run / "scalars.jsonl").read_text().splitlines() for run in ("whole", "killed")]
+    losses = [[json.loads(line).get("loss") for line in lines] for lines in found]
+    assert losses[0] == losses[1] and any(losses[0])
 
 
 @pytest.mark.slow

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
@@ -240,3 +242,32 @@ FUSION = dict(
     hooks=[dict(type="NormMomentum", momentum=0.1)],
     workers=0,
 )
+
+# Masked cubes of clips that are cut from files at random places, by a decoding process of every worker.
+VIDEO = dict(
+    config="video/videomae_vit-tiny_moving-digits",
+    overrides=[
+        "train_dataloader.batch_size=8",
+        "model.backbone.embed_dim=32",
+        "model.backbone.depth=1",
+        # Running cells draw from torch's own generator, dropout and masks too.
+        "model.backbone.drop_rate=0.1",
+        "model.pretexts.video_mae.decoder_mask_ratio=0.5",
+        "model.pretexts.video_mae.motion_weight=0.5",
+        "evaluation={}",
+    ],
+)
+
+
+def video_folder(root: Path, count: int = 40, frames: int = 12) -> dict[str, Any]:
+    """Small films of noise and what makes ``VIDEO`` read them, flipped and cropped: 5 steps an epoch."""
+    random = np.random.default_rng(0)
+    root.mkdir(parents=True)
+    for number in range(count):
+        writer = cv2.VideoWriter(str(root / f"{number:02d}.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (48, 32))
+        for _ in range(frames):
+            writer.write(random.integers(0, 255, (32, 48, 3), dtype=np.uint8))
+        writer.release()
+    transforms = [dict(type="ClipResizedCrop", size=32), dict(type="RandomFlip")]
+    data = dict(type="VideoFolder", root=str(root), frames=8, stride=1, transforms=transforms)
+    return {**VIDEO, "overrides": [*VIDEO["overrides"], f"train_dataloader.dataset={data}"]}

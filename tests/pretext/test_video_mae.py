@@ -345,7 +345,7 @@ def test_impossible_settings_are_refused(changes, text):
 
 def test_other_clips_masks_and_backbones_are_refused():
     vit, mae = build()
-    with pytest.raises(ValueError, match="attached for a grid"):
+    with pytest.raises(DataError, match=r"frames=8 and image_size=\(16, 16\), not for clips of \(4, 16, 16\)"):
         mae(vit, {"video": torch.zeros(1, 3, 4, 16, 16)})
     mask = torch.zeros(2, 64, dtype=torch.bool)
     mask[0, :5] = mask[1, :6] = True
