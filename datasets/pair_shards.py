@@ -308,9 +308,9 @@ def find_shards(shards: str | Sequence[str]) -> list[Path]:
     return sorted(found)
 
 
-def describe_shards(folder: Path, dataset: Any) -> None:
+def describe_shards(folder: Path, sources: Sequence[str], classes: Sequence[str], count: int) -> None:
     """Write what a corpus is beside its shards."""
-    about = {"sources": list(dataset.sources), "classes": list(dataset.classes), "count": len(dataset)}
+    about = {"sources": list(sources), "classes": list(classes), "count": count}
     temporary = folder / f".{DESCRIPTION}.tmp"
     temporary.write_text(json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8")
     os.replace(temporary, folder / DESCRIPTION)

@@ -1,7 +1,8 @@
 """An index beside a tar shard, so that any sample can be read without reading those before it.
 
 A shard is an uncompressed tar in which the files of a sample share their name up to the first dot and follow each
-other, as the webdataset tools write them: ``000017.jpg``, ``000017.json`` or ``.txt``, maybe ``.cls``. The index is
+other, as the webdataset tools write them: ``000017.jpg``, ``000017.json`` or ``.txt``, maybe ``.cls``. In the place of
+an image there may be a video, which needs no text. The index is
 written once beside the shard, under a temporary name that is then renamed, so that several processes may race for it.
 """
 
@@ -20,15 +21,17 @@ import numpy as np
 from mmengine.logging import print_log
 
 from perception.datasets.base import load_arrays
+from perception.datasets.video_frames import VIDEO_SUFFIXES as SUFFIXES_OF_VIDEOS
 from perception.errors import DataError
 from perception.transforms.captions import Caption
 
-VERSION = 1
+VERSION = 2
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp")
+VIDEO_SUFFIXES = tuple(suffix[1:] for suffix in SUFFIXES_OF_VIDEOS)
 TEXT_SUFFIXES = ("json", "txt")
 # What may be wrong with a sample, as the index notes it.
 FINE, NO_IMAGE, NO_TEXT, UNREADABLE, NOT_TEXT, BLANK = range(6)
-_ARRAYS = ("version", "stamp", "keys", "names", "labels", "images", "texts", "is_json", "fault", "languages")
+_ARRAYS = ("version", "stamp", "keys", "names", "labels", "images", "texts", "is_json", "fault", "ranges", "languages")
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,11 @@ class ShardIndex:
         keys: (n,) names up to the first dot, in the tar's order.
         names: (n,) file names from the samples' json, else the keys.
         labels: (n,) class names, "" where there is none.
-        images: (n, 2) int64 offset and length of the image, length 0 where there is none.
+        images: (n, 2) int64 offset and length of the image or video, length 0 where there is none.
         texts: (n, 2) int64 likewise of the text.
         is_json: (n,) bool, whether the text is json.
-        fault: (n,) uint8, ``FINE`` or what is wrong.
+        fault: (n,) uint8, ``FINE`` or what is wrong; videos without captions have ``NO_TEXT``.
+        ranges: (n, 2) int64 first frame and number of frames of a video, from the samples' json; -1 is all of them.
         languages: (k,) languages of the texts in order of first appearance, "" for texts that do not say theirs.
     """
 
@@ -55,6 +59,7 @@ class ShardIndex:
     texts: np.ndarray
     is_json: np.ndarray
     fault: np.ndarray
+    ranges: np.ndarray
     languages: np.ndarray
 
     def __len__(self) -> int:
@@ -131,16 +136,18 @@ def scan(shard: Path) -> ShardIndex:
                 raise DataError(f"shard {str(shard)!r}: the files of sample {key!r} do not follow each other")
             last = key
             sample = samples.setdefault(key, {})
-            kind = "image" if suffix in IMAGE_SUFFIXES else suffix
+            kind = "image" if suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) else suffix
             if kind in sample:
                 raise DataError(f"shard {str(shard)!r}: sample {key!r} has two files {kind!r}")
             if kind == "image" or kind in (*TEXT_SUFFIXES, "cls"):
                 sample[kind] = (member.offset_data, member.size)
+            if suffix in VIDEO_SUFFIXES:
+                sample["video"] = True
         if not samples:
             raise DataError(f"shard {str(shard)!r} holds no sample")
         languages: dict[str, None] = {}
         rows = [_describe(handle, key, sample, languages) for key, sample in samples.items()]
-    keys, names, labels, images, texts, is_json, fault = zip(*rows, strict=True)
+    keys, names, labels, images, texts, is_json, fault, ranges = zip(*rows, strict=True)
     return ShardIndex(
         shard,
         np.array(keys),
@@ -150,6 +157,7 @@ def scan(shard: Path) -> ShardIndex:
         np.array(texts, dtype=np.int64),
         np.array(is_json, dtype=bool),
         np.array(fault, dtype=np.uint8),
+        np.array(ranges, dtype=np.int64),
         np.array(list(languages), dtype=str),
     )
 
@@ -173,12 +181,13 @@ def _describe(handle: Any, key: str, sample: dict[str, Any], languages: dict[str
     """One row of the index; the sample's languages are added to ``languages``."""
     image, is_json = sample.get("image", (0, 0)), "json" in sample
     text = sample.get("json", sample.get("txt", (0, 0)))
-    name, label, fault = key, "", FINE
+    name, label, fault, frames = key, "", FINE, (0, -1)
     if text[1] == 0:
         fault = NO_TEXT
     else:
         try:
             captions, name, label = parse(_read(handle, text), is_json, "", key)
+            frames = frame_range(_read(handle, text)) if is_json and "video" in sample else frames
         except ValueError:
             captions, fault = [], UNREADABLE
         if fault == FINE and not captions:
@@ -190,12 +199,25 @@ def _describe(handle: Any, key: str, sample: dict[str, Any], languages: dict[str
         languages.update(dict.fromkeys(language for language, _ in captions))
     if "cls" in sample:
         label = _read(handle, sample["cls"]).decode("utf-8", errors="replace").strip()
-    return key, name, label, image, text, is_json, NO_IMAGE if image[1] == 0 else fault
+    return key, name, label, image, text, is_json, NO_IMAGE if image[1] == 0 else fault, frames
 
 
 def _read(handle: Any, place: tuple[int, int]) -> bytes:
     handle.seek(place[0])
     return handle.read(place[1])
+
+
+def frame_range(data: bytes) -> tuple[int, int]:
+    """First frame and number of frames that a sample's json asks for; -1 for all of them.
+
+    Raises:
+        ValueError: not whole numbers, or no frames.
+    """
+    content = json.loads(data)
+    first, count = content.get("first", 0), content.get("count", -1)
+    if not (isinstance(first, int) and isinstance(count, int) and first >= 0 and (count > 0 or count == -1)):
+        raise ValueError("first and count are no range of frames")
+    return first, count
 
 
 def parse(data: bytes, is_json: bool, language: str, key: str) -> tuple[list[Caption], str, str]:

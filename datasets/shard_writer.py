@@ -1,4 +1,4 @@
-"""Packing any caption data set into tar shards that ``PairShards`` and the webdataset tools read."""
+"""Packing caption data sets and videos into tar shards for ``PairShards``, ``VideoShards`` and the webdataset tools."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +16,14 @@ from perception.datasets.captions import CaptionedImages
 from perception.datasets.image_files import LazyImages
 from perception.datasets.pair_shards import describe_shards
 from perception.datasets.shard_index import IMAGE_SUFFIXES, read_index
+from perception.datasets.video_files import VideoFiles
+from perception.datasets.video_frames import VIDEO_SUFFIXES
+from perception.datasets.video_table import VideoTable
 from perception.errors import DataError, not_among
 
 FORMATS = ("copy", "png", "jpg")
 BLOCK = 64  # images decoded together
+Sample = list[tuple[str, bytes]]  # suffix and content of its files
 
 
 def write_shards(
@@ -51,29 +56,84 @@ def write_shards(
     """
     if image_format not in FORMATS:
         raise DataError(f"image_format = {image_format!r}: {not_among(image_format, FORMATS)}")
-    if per_shard < 1:
-        raise DataError("per_shard must be positive")
     if dataset.images is None:
         raise DataError(f"{type(dataset).__name__} has texts alone: there is no image to pack")
-    folder = Path(folder).expanduser()
+    media = _copies(dataset) if image_format == "copy" else _encoded(dataset, image_format, quality)
+    samples = ([file, ("json", _text(dataset, index))] for index, file in enumerate(media))
+    shards = _pack(Path(folder).expanduser(), samples, len(dataset), per_shard, prefix)
+    describe_shards(shards[0].parent, dataset.sources, dataset.classes, len(dataset))
+    return shards
+
+
+def write_video_shards(
+    dataset: VideoFiles, folder: str | Path, per_shard: int = 1000, prefix: str = "videos"
+) -> list[Path]:
+    """Pack the files of a video data set as they are, and index them. The same data gives the same bytes.
+
+    A sample is a video and a json of its name, its class and, where the data set takes a part of it, its frames. What
+    the data set has left out is left out here, so ``on_error='skip'`` packs nothing that cannot be read.
+
+    Args:
+        dataset: ``VideoFolder``, ``VideoManifest`` or another data set of files.
+        folder: of the shards; it is made.
+        per_shard: videos in a shard.
+        prefix: of the shards' names.
+
+    Returns:
+        The shards.
+
+    Raises:
+        DataError: shards that are there already, folders of frames, or a data set with more than labels.
+    """
+    records, kind = dataset.records, type(dataset).__name__
+    if isinstance(dataset, VideoTable):
+        raise DataError("VideoTable has groups and texts, which shards of videos do not keep: pack a VideoManifest")
+    if any(record.place is not None for record in records):
+        raise DataError(f"{kind} is packed already")
+    for record in records:
+        if record.path.is_dir():
+            raise DataError(f"{str(record.path)!r} is a folder of frames: make a video of it, shards hold files")
+        if record.path.suffix.lower() not in VIDEO_SUFFIXES:
+            raise DataError(f"{str(record.path)!r} has none of the suffixes {', '.join(VIDEO_SUFFIXES)}")
+    root = os.path.commonpath([record.path.parent.absolute() for record in records])
+
+    def samples() -> Iterator[Sample]:
+        for record in records:
+            content: dict[str, Any] = {"filename": os.path.relpath(record.path.absolute(), root)}
+            if dataset.classes and record.label >= 0:
+                content["label"] = dataset.classes[record.label]
+            if record.first or record.count is not None:
+                content |= {"first": record.first, "count": -1 if record.count is None else record.count}
+            try:
+                data = record.path.read_bytes()
+            except OSError as error:
+                raise DataError(f"video {str(record.path)!r} cannot be read: {error.strerror}") from error
+            yield [(record.path.suffix.lower()[1:], data), ("json", json.dumps(content, ensure_ascii=False).encode())]
+
+    shards = _pack(Path(folder).expanduser(), samples(), len(records), per_shard, prefix)
+    describe_shards(shards[0].parent, (), dataset.classes, len(records))
+    return shards
+
+
+def _pack(folder: Path, samples: Iterator[Sample], count: int, per_shard: int, prefix: str) -> list[Path]:
+    """Write ``count`` samples; a shard appears under its name when it is whole."""
+    if per_shard < 1:
+        raise DataError("per_shard must be positive")
     folder.mkdir(parents=True, exist_ok=True)
     there = sorted(folder.glob(f"{prefix}-*.tar"))
     if there:
         raise DataError(f"{str(folder)!r} holds {there[0].name} already: choose an empty folder or another prefix")
-    samples = _copies(dataset) if image_format == "copy" else _encoded(dataset, image_format, quality)
     shards = []
-    for start in range(0, len(dataset), per_shard):
+    for start in range(0, count, per_shard):
         shard = folder / f"{prefix}-{start // per_shard:06d}.tar"
         temporary = folder / f".{shard.name}.tmp"
         with tarfile.open(temporary, "w") as archive:
-            for index in range(start, min(start + per_shard, len(dataset))):
-                suffix, data = next(samples)
-                _add(archive, f"{index:09d}.{suffix}", data)
-                _add(archive, f"{index:09d}.json", _text(dataset, index))
+            for index in range(start, min(start + per_shard, count)):
+                for suffix, data in next(samples):
+                    _add(archive, f"{index:09d}.{suffix}", data)
         os.replace(temporary, shard)
         read_index(shard)
         shards.append(shard)
-    describe_shards(folder, dataset)
     return shards
 
 

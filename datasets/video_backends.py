@@ -10,6 +10,7 @@ import os
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,6 +40,21 @@ class VideoInfo:
     height: int
     width: int
     backend: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a video lies that is packed in a shard.
+
+    Attributes:
+        shard: the tar.
+        offset: first byte of the video in it.
+        size: bytes of the video.
+    """
+
+    shard: Path
+    offset: int
+    size: int
 
 
 class Reader(Protocol):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from perception.datasets.video_backends import BACKENDS, VideoInfo, available
+from perception.datasets.video_backends import BACKENDS, Place, VideoInfo, available
 from perception.datasets.video_cache import VideoCache
 from perception.datasets.video_worker import LENGTH, Worker
 from perception.errors import DataError, not_among
@@ -129,6 +129,12 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
                 pipe.close()
 
 
+def _source(path: Path, place: Place | None) -> dict[str, Any]:
+    """What a request calls a file."""
+    told = None if place is None else [str(place.shard), place.offset, place.size]
+    return {"path": str(path), "place": told}
+
+
 class VideoDecoder:
     """Decodes frames by number; the first backend that can do a file does it.
 
@@ -167,39 +173,46 @@ class VideoDecoder:
         self.repaired: dict[str, VideoInfo] = {}
         self.failures: dict[str, int] = {}
 
-    def info(self, path: Path) -> VideoInfo:
+    def info(self, path: Path, place: Place | None = None) -> VideoInfo:
         """What a file truly holds.
+
+        Args:
+            path: the file; of a packed one the name that messages use, which lies below its shard.
+            place: where a packed one lies.
 
         Raises:
             DataError: there is no such file, or no reader gets a frame out of it; says why for each of them.
         """
-        if not path.is_file():
+        if not (path if place is None else place.shard).is_file():
             raise DataError(f"video {str(path)!r} does not exist")
-        known = self._cache.get(path, self.backends)
+        known = self._cache.get(path, self.backends, place)
         if isinstance(known, DataError):
             raise known
         if known is None:
-            known = self._verify(path)
+            known = self._verify(path, place)
         if known.frames < known.reported:
             self.repaired[str(path)] = known
         return known
 
-    def read(self, path: Path, indices: np.ndarray, cover: Sequence[int] | None = None) -> np.ndarray:
+    def read(
+        self, path: Path, indices: np.ndarray, cover: Sequence[int] | None = None, place: Place | None = None
+    ) -> np.ndarray:
         """Frames (T, H, W, 3) uint8 RGB, upright, at ``indices`` (T,), in any order and with repetitions.
 
         Args:
             path: the file.
             indices: frame numbers below ``info(path).frames``.
             cover: height and width that the frames are scaled to cover, aspect kept; (s, s) makes s the shorter side.
+            place: see ``info``.
 
         Raises:
             DataError: a frame cannot be decoded by any reader, or there is none of that number.
         """
-        info = self.info(path)
+        info = self.info(path, place)
         wanted, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
         if len(wanted) == 0 or wanted[0] < 0 or wanted[-1] >= info.frames:
             raise DataError(f"video {str(path)!r} has frames 0 to {info.frames - 1}, not all of {indices.tolist()}")
-        request: dict[str, Any] = {"task": "read", "path": str(path), "indices": wanted.tolist()}
+        request: dict[str, Any] = {"task": "read", **_source(path, place), "indices": wanted.tolist()}
         request["cover"] = None if cover is None else [int(side) for side in cover]
         others = [name for name in self.backends if name != info.backend]
         reasons = []
@@ -217,20 +230,20 @@ class VideoDecoder:
         if isinstance(self._worker, GuardedWorker):
             self._worker.close()
 
-    def _verify(self, path: Path) -> VideoInfo:
+    def _verify(self, path: Path, place: Place | None) -> VideoInfo:
         reasons, late = [], False
         for backend in self.backends:
-            head, _ = self._ask({"task": "verify", "path": str(path), "backend": backend})
+            head, _ = self._ask({"task": "verify", **_source(path, place), "backend": backend})
             if "error" not in head:
                 info = VideoInfo(**head)
-                self._cache.put(path, self.backends, info)
+                self._cache.put(path, self.backends, info, place)
                 return info
             reasons.append(f"{backend}: {head['error']}")
             late |= head.get("late", False)
             self.failures[str(path)] = self.failures.get(str(path), 0) + 1
         error = DataError(f"video {str(path)!r} cannot be decoded: {'; '.join(reasons)}")
         if not late:  # a machine that was busy is no property of the file
-            self._cache.put(path, self.backends, error)
+            self._cache.put(path, self.backends, error, place)
         raise error
 
     def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], Any]:

@@ -178,7 +178,7 @@ class VideoFiles(Dataset):
         faults: dict[str, str] = {}
         good = []
         for index, record in enumerate(records):
-            reason = None if record.path.exists() else "does not exist"
+            reason = None if record.there else "does not exist"
             if reason is None and on_error == "skip":
                 try:
                     self.source.total(index)

@@ -11,6 +11,7 @@ import numpy as np
 from mmengine.logging import print_log
 
 from perception.datasets.images import decode_image
+from perception.datasets.video_backends import Place
 from perception.datasets.video_decode import VideoDecoder
 from perception.datasets.video_worker import scale_to_cover
 from perception.errors import DataError
@@ -28,12 +29,19 @@ class VideoRecord:
         label: class number, -1 where unknown.
         first: first frame that belongs to it, counted from 0.
         count: number of its frames; ``None`` takes all from ``first`` on.
+        place: where it lies if it is packed in a shard; ``path`` is then a name below that of the shard.
     """
 
     path: Path
     label: int = -1
     first: int = 0
     count: int | None = None
+    place: Place | None = None
+
+    @property
+    def there(self) -> bool:
+        """Whether the file, the folder or the shard exists."""
+        return (self.path if self.place is None else self.place.shard).exists()
 
 
 class VideoFrames:
@@ -70,7 +78,7 @@ class VideoFrames:
                 there, kind = len(self._pictures(index)), "frame folder"
             else:
                 seen = len(self.decoder.repaired)
-                info = self.decoder.info(record.path)
+                info = self.decoder.info(record.path, record.place)
                 there, kind = info.frames, "video"
                 if len(self.decoder.repaired) > seen:
                     promised = f"{info.frames} of the {info.reported} frames that its header promises"
@@ -98,7 +106,7 @@ class VideoFrames:
         record = self.records[index]
         numbers = np.asarray(numbers) + record.first
         if not record.path.is_dir():
-            return self.decoder.read(record.path, numbers, self.cover)
+            return self.decoder.read(record.path, numbers, self.cover, record.place)
         pictures = self._pictures(index)
         wanted, places = np.unique(numbers, return_inverse=True)
         found = [decode_image(_bytes(pictures[n]), f"frame {str(pictures[n])!r}") for n in wanted.tolist()]

@@ -10,6 +10,7 @@ import json
 import os
 import struct
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -22,35 +23,81 @@ from perception.datasets.video_backends import Reader, open_reader
 from perception.errors import DataError
 
 LENGTH = struct.Struct("<I")
+_PART = 1 << 20
+# Readers want a name: that of an open file in memory, or of a temporary one where there is no such thing.
+_IN_MEMORY = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
 
 
 class Worker:
     """Answers requests and keeps the last file open, since a file's frames are asked for after its length."""
 
     def __init__(self) -> None:
-        self._key: tuple[str, str] | None = None
+        self._key: tuple[Any, ...] | None = None
         self._reader: Reader | None = None
+        self._unpacked: BinaryIO | None = None
 
     def answer(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes | memoryview]:
         """Head and body of the answer to a request."""
         try:
-            reader = self._open(request["backend"], request["path"])
+            reader = self._open(request["backend"], request["path"], request.get("place"))
             if request["task"] == "verify":
                 return asdict(reader.verify()), b""
             frames = np.ascontiguousarray(reader.read(np.asarray(request["indices"], dtype=np.int64)))
             if request["cover"] is not None:
                 frames = scale_to_cover(frames, request["cover"])
         except DataError as error:
-            self._key = self._reader = None  # a reader that has failed once may give anything afterwards
+            self._forget()  # a reader that has failed once may give anything afterwards
             return {"error": str(error)}, b""
         return {"shape": frames.shape}, frames.data
 
-    def _open(self, backend: str, path: str) -> Reader:
-        if self._reader is None or self._key != (backend, path):
-            self._key = self._reader = None  # the old file is closed first
-            self._reader = open_reader(backend, path)
-            self._key = (backend, path)
+    def _open(self, backend: str, path: str, place: Sequence[Any] | None) -> Reader:
+        key = (backend, path, *(place or ()))
+        if self._reader is None or self._key != key:
+            self._forget()  # the old file is closed first
+            if place is not None:
+                self._unpacked = unpacked(*place)
+                name = f"/proc/self/fd/{self._unpacked.fileno()}" if _IN_MEMORY else self._unpacked.name
+            else:
+                name = path
+            try:
+                self._reader = open_reader(backend, name)
+            except DataError as error:
+                raise DataError(str(error).replace(name, path)) from error
+            self._key = key
         return self._reader
+
+    def _forget(self) -> None:
+        self._key = self._reader = None
+        if self._unpacked is not None:
+            self._unpacked.close()
+        self._unpacked = None
+
+
+def unpacked(shard: str, offset: int, size: int) -> BinaryIO:
+    """A video that lies in a shard as a file of its own, in memory where the system can; closing it removes it.
+
+    Raises:
+        DataError: the shard cannot be read, or ends before.
+    """
+    copy: Any  # the caller closes it
+    if _IN_MEMORY:
+        copy = open(os.memfd_create("video"), "wb+")  # noqa: SIM115
+    else:
+        copy = tempfile.NamedTemporaryFile()  # noqa: SIM115
+    try:
+        with open(shard, "rb") as packed:
+            packed.seek(offset)
+            left = size
+            while left and (part := packed.read(min(left, _PART))):
+                left -= copy.write(part)
+        copy.flush()
+    except OSError as error:
+        copy.close()
+        raise DataError(f"shard {shard!r} cannot be read: {error.strerror}") from error
+    if left:
+        copy.close()
+        raise DataError(f"shard {shard!r} has become shorter than its index says")
+    return copy
 
 
 def scale_to_cover(frames: np.ndarray, size: Sequence[int]) -> np.ndarray:
