@@ -79,11 +79,7 @@ def unpacked(shard: str, offset: int, size: int) -> BinaryIO:
     Raises:
         DataError: the shard cannot be read, or ends before.
     """
-    copy: Any  # the caller closes it
-    if _IN_MEMORY:
-        copy = open(os.memfd_create("video"), "wb+")  # noqa: SIM115
-    else:
-        copy = tempfile.NamedTemporaryFile()  # noqa: SIM115
+    copy: Any = open(os.memfd_create("video"), "wb+") if _IN_MEMORY else tempfile.NamedTemporaryFile()  # noqa: SIM115
     try:
         with open(shard, "rb") as packed:
             packed.seek(offset)
