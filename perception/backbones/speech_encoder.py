@@ -7,9 +7,9 @@ their channels innermost, queries, keys and values are one product, and attentio
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -17,38 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perception.backbones.base import Backbone
-from perception.errors import ConfigError, DataError, Fault, check_arguments, nearest, not_among
+from perception.backbones.speech_config import KERNELS, STRIDES, encoder_faults, model_of, resolved
+from perception.backbones.speech_state import own_keys, public_state
+from perception.checkpoint import load_state
+from perception.errors import ConfigError, DataError, Fault, check_arguments, nearest
 from perception.layers.linear import linear
-from perception.layers.log_mel import segment_means
+from perception.layers.speech_frames import SEGMENTS, norm_over_time, pool_frames, receptive_field, scale_gradient
 from perception.registry import BACKBONES
 from perception.transforms.preprocess import Batch, Preprocess
-
-ARCHITECTURES = ("wav2vec2", "hubert", "wavlm")
-KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
-_BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12, "ffn_dim": 3072, "norm": "group", "conv_gradient": 0.1}
-_LARGE = {"embed_dim": 1024, "depth": 24, "num_heads": 16, "ffn_dim": 4096, "norm": "layer", "conv_gradient": 1.0}
-PRESETS: dict[str, dict[str, Any]] = {
-    "base": _BASE,
-    "large": _LARGE,
-    "xls-r-300m": _LARGE,
-    "xls-r-1b": {**_LARGE, "embed_dim": 1280, "depth": 48, "ffn_dim": 5120},
-    "xls-r-2b": {**_LARGE, "embed_dim": 1920, "depth": 48, "ffn_dim": 7680},
-}
-PADDINGS = ("exact", "zeros")
-SEGMENTS = 8  # parts of a clip, as many as its log-mel baseline has
-_DEFAULTS: dict[str, Any] = {"conv_dim": 512, "pos_kernel": 128, "pos_groups": 16}
-_SIZES = ("embed_dim", "depth", "num_heads", "ffn_dim", "norm", "conv_gradient", "conv_dim", "pos_kernel", "pos_groups")
-
-
-class _ScaleGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return grad * ctx.factor, None
 
 
 @BACKBONES.register_module()
@@ -123,7 +99,7 @@ class SpeechEncoder(Backbone):
         preprocess: Preprocess | dict[str, Any] | None = None,
     ) -> None:
         arguments = check_arguments("model.backbone", self.check_config, locals())
-        sizes = _resolved(arguments)
+        sizes = resolved(arguments)
         if preprocess is None:
             normalize = "utterance" if sizes["norm"] == "layer" else "none"
             preprocess = {"type": "SpeechPreprocess", "sample_rate": 16000, "normalize": normalize}
@@ -134,11 +110,10 @@ class SpeechEncoder(Backbone):
         self.kernels, self.conv_strides = tuple(conv_kernels), tuple(conv_strides)
         self.drop_rate, self.layer_drop, self.padding = drop_rate, layer_drop, padding
         self.out_indices = tuple(sorted(i % self.depth for i in out_indices))
-        self.hop = 1
-        for stride in conv_strides:
-            self.hop *= stride
+        self.hop = math.prod(conv_strides)
+        self.receptive_field = receptive_field(self.kernels, self.conv_strides)
         self.strides = (self.hop,) * len(self.out_indices)
-        config, model = _model_of(architecture)
+        config, model = model_of(architecture)
         built = model(
             config(
                 hidden_size=self.embed_dims,
@@ -163,7 +138,8 @@ class SpeechEncoder(Backbone):
         if freeze_convs:
             self.feature_extractor.requires_grad_(False)
         if pretrained is not None:
-            self._load_pretrained(pretrained)
+            state, file = public_state(pretrained)
+            load_state(self, dict(self.adapt_state(state)), file)
 
     # Frames.
 
@@ -191,8 +167,7 @@ class SpeechEncoder(Backbone):
             DataError: the waveforms are shorter than one frame.
         """
         if int(self.frame_lengths(torch.tensor(audio.shape[1]))) < 1:
-            field = self._receptive_field()
-            raise DataError(f"clips of {audio.shape[1]} samples are shorter than one frame of {field} samples")
+            raise DataError(f"{audio.shape[1]} samples are shorter than one frame of {self.receptive_field} samples")
         if self.padding == "zeros":
             lengths = None
         x = audio[:, None, None, :]
@@ -208,12 +183,10 @@ class SpeechEncoder(Backbone):
                 frames = F.layer_norm(frames, (self.conv_dim,), norm.weight, norm.bias, norm.eps)
             elif index == 0:
                 norm = layer.layer_norm
-                frames = _norm_over_time(frames[:, 0], norm.weight, norm.bias, norm.eps, lengths)[:, None]
+                frames = norm_over_time(frames[:, 0], norm.weight, norm.bias, norm.eps, lengths)[:, None]
             x = F.gelu(frames).permute(0, 3, 1, 2)
         features = x.permute(0, 2, 3, 1)[:, 0]
-        if self.conv_gradient != 1.0 and features.requires_grad:
-            features = _ScaleGradient.apply(features, self.conv_gradient)
-        return features
+        return scale_gradient(features, self.conv_gradient)
 
     def norm_features(self, features: Tensor) -> Tensor:
         """Layer norm of convolutional features (..., C): what is quantised, and projected."""
@@ -252,7 +225,9 @@ class SpeechEncoder(Backbone):
         x = self._drop(x)
         states = [x]
         seen = None if mask is None else mask[:, None, None, :]
-        bias = self._relative_bias(x.shape[1]) if self.architecture == "wavlm" else None
+        bias = None
+        if self.architecture == "wavlm":
+            bias = self.encoder.layers[0].attention.compute_bias(x.shape[1], x.shape[1])
         count = self.depth if last is None else last + 1
         for layer in self.encoder.layers[:count]:
             dropped = self.training and self.layer_drop > 0 and float(torch.rand(())) < self.layer_drop
@@ -292,9 +267,6 @@ class SpeechEncoder(Backbone):
         rate = self.drop_rate if self.training else 0.0
         out = F.scaled_dot_product_attention(split[0], split[1], split[2], attn_mask=mask, dropout_p=rate)
         return linear(out.transpose(1, 2).flatten(2), attention.out_proj.weight, attention.out_proj.bias)
-
-    def _relative_bias(self, length: int) -> Tensor:
-        return self.encoder.layers[0].attention.compute_bias(length, length)
 
     def _feed_forward(self, part: Any, x: Tensor) -> Tensor:
         first, second = part.intermediate_dense, part.output_dense
@@ -338,7 +310,7 @@ class SpeechEncoder(Backbone):
             row = int((~mask.any(dim=1)).nonzero()[0])
             samples = int(batch["audio_length"][row])
             raise DataError(
-                f"clip {row} of the batch has {samples} samples, less than one frame of {self._receptive_field()}: "
+                f"clip {row} of the batch has {samples} samples, less than one frame of {self.receptive_field}: "
                 "leave it out, or pad it and count the padding as real"
             )
         return self.hidden_states(self.project(features), mask, last), mask
@@ -347,7 +319,7 @@ class SpeechEncoder(Backbone):
         """Pooled embedding (B, ``feature_dims``) of ``audio`` of a preprocessed batch; see the class for features."""
         last = self.last_layer(feature)
         states, mask = self.states(batch, last)
-        return _pool(self._joined(states) if last is None else states[-1], mask, feature)
+        return pool_frames(self._joined(states) if last is None else states[-1], mask, feature)
 
     def encode_features(self, batch: Batch, features: Sequence[str]) -> dict[str, Tensor]:
         """Several pooled features by one pass."""
@@ -355,7 +327,7 @@ class SpeechEncoder(Backbone):
         whole = any(stop is None or stop == self.depth - 1 for stop in stops.values())
         states, mask = self.states(batch, None if whole else max(stop for stop in stops.values() if stop is not None))
         return {
-            feature: _pool(self._joined(states) if stop is None else states[stop + 1], mask, feature)
+            feature: pool_frames(self._joined(states) if stop is None else states[stop + 1], mask, feature)
             for feature, stop in stops.items()
         }
 
@@ -368,7 +340,7 @@ class SpeechEncoder(Backbone):
     def token_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Frames (B, T, D) of the last layer, and their mean over real ones."""
         states, mask = self.states(batch)
-        return states[-1], _mean(states[-1], mask)
+        return states[-1], pool_frames(states[-1], mask)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Waveforms (B, S), all real -> maps (B, D, T) at ``out_indices``."""
@@ -382,8 +354,7 @@ class SpeechEncoder(Backbone):
 
     def baselines(self, batch: Batch) -> dict[str, Tensor]:
         """Log-mel features of the Preprocess record."""
-        found: dict[str, Tensor] = self.preprocess.baselines(batch)  # type: ignore[attr-defined]
-        return found
+        return self.preprocess.baselines(batch)  # type: ignore[attr-defined, no-any-return]
 
     def layer_count(self) -> int:
         """Convolutions, projection and positions 0, layer k is k + 1, then the final norm and the head."""
@@ -410,55 +381,13 @@ class SpeechEncoder(Backbone):
     def describe(self) -> dict[str, str]:
         """Sizes that a dry run prints."""
         rate = self.preprocess.record()["sample_rate"]
-        return {"frames": f"one each {1000 * self.hop / rate:g} ms, of {1000 * self._receptive_field() / rate:g} ms"}
-
-    def _receptive_field(self) -> int:
-        field = 1
-        for kernel, stride in zip(reversed(self.kernels), reversed(self.conv_strides), strict=True):
-            field = (field - 1) * stride + kernel
-        return field
+        return {"frames": f"one each {1000 * self.hop / rate:g} ms, of {1000 * self.receptive_field / rate:g} ms"}
 
     # Weights.
 
     def adapt_state(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Keys of transformers' task models without their prefix and heads, and older names of the weight norm."""
-        prefix = self.architecture + "."
-        wrapped = any(key.startswith(prefix) for key in state)
-        own = self.state_dict()
-        out = {}
-        for key, value in state.items():
-            if wrapped and not key.startswith(prefix) and key != "layer_weights":
-                continue  # a head
-            name = key.removeprefix(prefix)
-            name = re.sub(r"weight_g$", "parametrizations.weight.original0", name)
-            out[re.sub(r"weight_v$", "parametrizations.weight.original1", name)] = value
-        # Models without masking have no vector for it, and plain models no weights of layers.
-        for key in ("masked_spec_embed", "layer_weights"):
-            if key in own and key not in out:
-                out[key] = own[key]
-            elif key not in own:
-                out.pop(key, None)
-        return out
-
-    def _load_pretrained(self, source: str) -> None:
-        from safetensors.torch import load_file
-
-        from perception.checkpoint import load_state
-
-        folder = Path(source)
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            try:
-                folder = Path(snapshot_download(source, allow_patterns=["config.json", "model.safetensors"]))
-            except Exception as error:  # no network, no such name, ...: the hub's own words say which
-                text = f"neither a folder nor a name that the hub gives: {error}"
-                raise ConfigError([Fault("model.backbone.pretrained", source, text)]) from error
-        file = folder / "model.safetensors"
-        if not file.is_file():
-            text = "has no model.safetensors; save it with transformers' save_pretrained(safe_serialization=True)"
-            raise ConfigError([Fault("model.backbone.pretrained", source, text)])
-        load_state(self, dict(self.adapt_state(load_file(file))), str(file))
+        return own_keys(state, self.architecture, self.state_dict())
 
     @classmethod
     def bare_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -468,80 +397,4 @@ class SpeechEncoder(Backbone):
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config (with defaults filled in) that would stop it from being built or used."""
-        known = (("architecture", ARCHITECTURES), ("padding", PADDINGS))
-        for key, choices in known:
-            if cfg[key] not in choices:
-                yield key, not_among(cfg[key], choices)
-        if cfg["preset"] is not None and cfg["preset"] not in PRESETS:
-            yield "preset", not_among(cfg["preset"], PRESETS)
-            return
-        sizes = _resolved(cfg)
-        missing = [key for key in _SIZES if sizes.get(key) is None]
-        if missing:
-            others = f"; so must {', '.join(missing[1:])}" if len(missing) > 1 else ""
-            yield missing[0], f"must be given without a preset{others}"
-            return
-        if sizes["norm"] not in ("group", "layer"):
-            yield "norm", not_among(sizes["norm"], ("group", "layer"))
-        whole = [key for key in _SIZES if key not in ("norm", "conv_gradient")]
-        wrong = [key for key in whole if not isinstance(sizes[key], int) or sizes[key] < 1]
-        for key in wrong:
-            yield key, "must be a whole number of at least 1"
-        if wrong:
-            return
-        for key, divisor in (("num_heads", sizes["num_heads"]), ("pos_groups", sizes["pos_groups"])):
-            if sizes["embed_dim"] % divisor:
-                yield key, f"does not divide embed_dim = {sizes['embed_dim']}"
-        kernels, strides = tuple(cfg["conv_kernels"]), tuple(cfg["conv_strides"])
-        if len(kernels) != len(strides) or not kernels or min(*kernels, *strides) < 1:
-            yield "conv_strides", f"must be as many positive numbers as conv_kernels, {len(kernels)}"
-        if not 0 <= sizes["conv_gradient"] <= 1:
-            yield "conv_gradient", "must lie in [0, 1]"
-        for key in ("drop_rate", "layer_drop"):
-            if not (isinstance(cfg[key], (int, float)) and 0 <= cfg[key] < 1):
-                yield key, "must lie in [0, 1)"
-        indices, depth = cfg["out_indices"], sizes["depth"]
-        if not indices or any(not -depth <= i < depth for i in indices):
-            yield "out_indices", f"must name layers between {-depth} and {depth - 1}"
-
-
-def _resolved(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes of a config: given ones, else the preset's, else the defaults."""
-    preset = PRESETS.get(str(cfg["preset"]), {})
-    return {key: cfg[key] if cfg[key] is not None else preset.get(key, _DEFAULTS.get(key)) for key in _SIZES}
-
-
-def _model_of(architecture: str) -> tuple[Any, Any]:
-    """Transformers' config and model classes."""
-    import transformers
-
-    name = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM"}[architecture]
-    return getattr(transformers, f"{name}Config"), getattr(transformers, f"{name}Model")
-
-
-def _norm_over_time(x: Tensor, weight: Tensor, bias: Tensor, eps: float, lengths: Tensor | None) -> Tensor:
-    """Norm of every channel over the real frames: (B, T, C) -> (B, T, C)."""
-    if lengths is None:
-        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
-    else:
-        real = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
-        count = lengths.clamp(min=1)[:, None, None]
-        mean = x.masked_fill(~real, 0.0).sum(dim=1, keepdim=True) / count
-        variance = (x - mean).masked_fill(~real, 0.0).square().sum(dim=1, keepdim=True) / count
-    scale = weight * (variance + eps).rsqrt()
-    return torch.addcmul(bias - mean * scale, x, scale)
-
-
-def _pool(states: Tensor, mask: Tensor | None, feature: str | None) -> Tensor:
-    """(B, T, D) -> (B, D), or (B, 8 D) for a feature of segments."""
-    if not str(feature).startswith("segments"):
-        return _mean(states, mask)
-    frames = torch.full((len(states),), states.shape[1], device=states.device) if mask is None else mask.sum(dim=1)
-    return segment_means(states, frames, SEGMENTS)
-
-
-def _mean(states: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over real frames: (B, T, D) -> (B, D)."""
-    if mask is None:
-        return states.mean(dim=1)
-    return states.masked_fill(~mask[..., None], 0.0).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+        yield from encoder_faults(cfg)

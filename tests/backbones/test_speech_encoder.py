@@ -6,7 +6,8 @@ import pytest
 import torch
 from tiny_speech import clips, public, public_config, shake, tiny
 
-from perception.backbones.speech_encoder import KERNELS, PRESETS, STRIDES, SpeechEncoder
+from perception.backbones.speech_config import KERNELS, PRESETS, STRIDES
+from perception.backbones.speech_encoder import SpeechEncoder
 from perception.errors import CheckpointError, ConfigError, DataError
 
 LENGTHS = (4000, 2961, 700)

@@ -2,7 +2,8 @@
 
 import torch
 
-from perception.backbones.speech_encoder import SpeechEncoder, _model_of
+from perception.backbones.speech_config import model_of
+from perception.backbones.speech_encoder import SpeechEncoder
 
 SIZES = dict(preset=None, embed_dim=32, depth=3, num_heads=4, ffn_dim=48, conv_dim=16, pos_kernel=8, pos_groups=4)
 
@@ -12,7 +13,7 @@ def tiny(norm="layer", architecture="wav2vec2", **changes):
 
 
 def public_config(norm="layer", architecture="wav2vec2", **changes):
-    config, _ = _model_of(architecture)
+    config, _ = model_of(architecture)
     off = dict.fromkeys(
         ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "layerdrop"), 0.0
     )
@@ -32,7 +33,7 @@ def public_config(norm="layer", architecture="wav2vec2", **changes):
 
 
 def public(norm="layer", architecture="wav2vec2"):
-    return _model_of(architecture)[1](public_config(norm, architecture)).eval()
+    return model_of(architecture)[1](public_config(norm, architecture)).eval()
 
 
 @torch.no_grad()
