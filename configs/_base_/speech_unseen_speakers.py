@@ -8,25 +8,10 @@ from mmengine.config import read_base
 
 with read_base():
     from .runtime import *
+    from .speech_tiny import _encoder, _rate
 
-_rate, _unseen = 8000, "lucas"
-_backbone = dict(
-    type="SpeechEncoder",
-    preset=None,
-    embed_dim=96,
-    depth=2,
-    num_heads=4,
-    ffn_dim=192,
-    norm="layer",
-    conv_gradient=1.0,
-    conv_dim=64,
-    conv_kernels=(10, 3, 3, 3, 3, 2),
-    conv_strides=(5, 2, 2, 2, 2, 2),  # 160: 20 ms at 8 kHz
-    pos_kernel=16,
-    pos_groups=4,
-    drop_rate=0.1,
-    preprocess=dict(type="SpeechPreprocess", sample_rate=_rate, normalize="utterance"),
-)
+_unseen = "lucas"
+_backbone = dict(_encoder, pos_groups=4, drop_rate=0.1)
 train_dataloader = dict(
     batch_size=50,
     num_workers=0,

@@ -10,51 +10,7 @@ from mmengine.config import read_base
 
 with read_base():
     from .._base_.speech_fsdd import *
+    from .._base_.wav2vec2_tiny import *
 
-_rate = 8000  # of the recordings
-model = dict(
-    type="Pretrainer",
-    backbone=dict(
-        type="SpeechEncoder",
-        preset=None,
-        embed_dim=128,
-        depth=3,
-        num_heads=4,
-        ffn_dim=256,
-        norm="layer",
-        conv_gradient=1.0,
-        conv_dim=64,
-        conv_kernels=(10, 3, 3, 3, 3, 2),
-        conv_strides=(5, 2, 2, 2, 2, 2),  # 160: 20 ms at 8 kHz
-        pos_kernel=16,
-        pos_groups=8,
-        preprocess=dict(type="SpeechPreprocess", sample_rate=_rate, normalize="utterance"),
-    ),
-    pretexts=dict(
-        wav2vec2=dict(
-            type="Wav2Vec2",
-            mask_length=4,
-            mask_variant="transformers",
-            entries=32,
-            code_dim=64,
-            project_dim=64,
-            negatives=20,
-            gumbel_decay=0.999,
-            penalty_weight=0.0,
-            feature_drop=0.0,
-        )
-    ),
-)
-train_dataloader["batch_size"] = 16
-train_dataloader["dataset"].update(sample_rate=_rate, crop_seconds=None, join_seconds=1.5)
-optim_wrapper = dict(
-    type="AutocastOptimWrapper",
-    dtype="float32",
-    clip_grad=1.0,
-    constructor="LayerDecay",  # no decay of biases and norms
-    optimizer=dict(type="AdamW", lr=2e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01),
-)
-param_scheduler = dict(type="CosineWarmup", warmup_epochs=3, min_lr=0.0, by_step=True)
+model["backbone"].update(embed_dim=128, depth=3, ffn_dim=256)
 train_cfg = dict(type="TrainLoop", max_epochs=40)
-evaluation["train"].update(sample_rate=_rate)
-evaluation["test"].update(sample_rate=_rate)
