@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from perception.errors import ConfigError, Fault, nearest
+from perception.layers.eval_mode import eval_mode
 from perception.registry import PREPROCESSES
 from perception.transforms.preprocess import Batch, Preprocess
 
@@ -182,10 +183,5 @@ class Backbone(nn.Module):
 
         The training flags of all modules are left as they were found.
         """
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
+        with eval_mode(self):
             return self.encode(self.preprocess(batch), feature).float()
-        finally:
-            for module, mode in modes:
-                module.training = mode

@@ -21,6 +21,7 @@ from perception.backbones.clip_blocks import block_index
 from perception.backbones.inflation import as_if_inflated
 from perception.backbones.timm_tools import layer_groups, pooled_dims, strides_of
 from perception.errors import CheckpointError, ConfigError, DataError, Fault, nearest
+from perception.layers.eval_mode import eval_mode
 from perception.registry import BACKBONES
 from perception.transforms.preprocess import Batch, Preprocess
 
@@ -194,9 +195,7 @@ class CLIP(Backbone):
         if self.tokenizer is None:
             raise ConfigError("this CLIP's Preprocess record is for images alone: it holds no tokenizer for texts")
         device = self.logit_scale.device
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
+        with eval_mode(self):
             # Equal texts once, so that they tie to the last bit, and texts of one length together, so that nothing is
             # padded that need not be.
             order = sorted(dict.fromkeys(texts), key=lambda text: len(self.tokenizer.row(text)))
@@ -207,9 +206,6 @@ class CLIP(Backbone):
                 found[start : start + batch_size] = self.encode_text(batch).float()
             places = {text: place for place, text in enumerate(order)}
             return found[torch.tensor([places[text] for text in texts], dtype=torch.long, device=device)]
-        finally:
-            for module, mode in modes:
-                module.training = mode
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:

@@ -16,6 +16,7 @@ from perception.evaluation.features import batches, device_of, undisturbed
 from perception.evaluation.protocol import EvaluationError, Outcome, positive
 from perception.evaluation.whole_backbone import BackboneProtocol
 from perception.geometry.grid import sample_bev
+from perception.layers.eval_mode import eval_mode
 from perception.pretext.bev_points import sample_points
 from perception.registry import PROTOCOLS, TRANSFORMS
 from perception.tasks.base import to_device
@@ -68,18 +69,12 @@ class RegionRetrieval(BackboneProtocol):
         transform = TRANSFORMS.build(dict(self.views))
         same: list[Tensor] = []
         near: list[Tensor] = []
-        modes = [(module, module.training) for module in backbone.modules()]
-        backbone.eval()
-        try:
-            with undisturbed():
-                # Sweep by sweep, so that what is drawn does not depend on the size of batches.
-                for batch in batches(dataset, 1, int(options.get("num_workers", 0))):
-                    found = self._compare(backbone, transform, batch, seed)
-                    same.append(found[0])
-                    near.append(found[1])
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        with eval_mode(backbone), undisturbed():
+            # Sweep by sweep, so that what is drawn does not depend on the size of batches.
+            for batch in batches(dataset, 1, int(options.get("num_workers", 0))):
+                found = self._compare(backbone, transform, batch, seed)
+                same.append(found[0])
+                near.append(found[1])
         hits = torch.cat(same)
         if len(hits) == 0:
             raise EvaluationError(f"RegionRetrieval: no point of {type(dataset).__name__} lies in a region")

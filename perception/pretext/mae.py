@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from perception.backbones.base import Backbone
 from perception.backbones.vit import ViT
 from perception.errors import ConfigError, Fault, check_arguments
+from perception.layers.eval_mode import eval_mode
 from perception.layers.linear import Linear
 from perception.layers.patches import (
     RandomMask,
@@ -178,14 +179,8 @@ class MAE(Pretext):
         images = batch["image"][: self.picture_count]
         generator = torch.Generator().manual_seed(0)
         noise = torch.rand(len(images), self.grid[0] * self.grid[1], generator=generator).to(images.device)
-        modes = [(module, module.training) for model in (self, backbone) for module in model.modules()]
-        self.eval()
-        backbone.eval()
-        try:
+        with eval_mode(self, backbone):
             out = self.reconstruct(backbone, images, noise)
-        finally:
-            for module, mode in modes:
-                module.training = mode
         patches = patchify(images, self.patch_size)
         pred = out["pred"].float()
         if self.norm_pix:

@@ -8,6 +8,7 @@ the same loss.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from perception.backbones.base import Backbone
 from perception.backbones.video_vit import VideoViT
 from perception.errors import ConfigError, DataError, Fault, check_arguments, not_among
+from perception.layers.eval_mode import eval_mode
 from perception.layers.linear import linear
 from perception.layers.patches import take_tokens
 from perception.layers.video_masks import (
@@ -40,8 +42,7 @@ from perception.losses.masked_cubes import (
     motion_weights,
 )
 from perception.pretext.base import Pretext
-from perception.pretext.pictures import tile
-from perception.pretext.video_pictures import SHOWN_FRAMES, attention_over_time
+from perception.pretext.video_pictures import attention_over_time, strips_and_film
 from perception.transforms.preprocess import Batch
 from perception.transforms.video_preprocess import VideoPreprocess
 
@@ -126,7 +127,7 @@ class MaskedVideo(Pretext):
         def add(key: str, text: str) -> None:
             faults.append(Fault(f"model.pretexts.{self.name}.{key}", getattr(self, key), text))
 
-        length = self.grid[0] * self.grid[1] * self.grid[2]
+        length = math.prod(self.grid)
         kept = kept_places(self.mask, self.grid, self.mask_ratio)
         if not 0 < kept < length:
             add("mask_ratio", f"keeps {kept} of the {length} cubes")
@@ -188,7 +189,7 @@ class MaskedVideo(Pretext):
 
     def draw_noise(self, clips: Tensor) -> Tensor:
         """Uniform noise (B, L) that decides which cubes are hidden."""
-        return torch.rand(len(clips), self.grid[0] * self.grid[1] * self.grid[2], device=clips.device)
+        return torch.rand(len(clips), math.prod(self.grid), device=clips.device)
 
     def decode(self, latent: Tensor, keep: Tensor, wanted: Tensor, channels_first: bool = False) -> Tensor:
         """Predictions (B, M, values) of the cubes ``wanted`` (B, M), in that order, from those in ``keep`` (B, K).
@@ -269,8 +270,9 @@ class MaskedVideo(Pretext):
         ``true-statistics``. The mask is the same every time, so that pictures of a run can be compared.
         """
         clips = batch["video"][: self.picture_count]
-        length = self.grid[0] * self.grid[1] * self.grid[2]
-        noise = torch.rand(len(clips), length, generator=torch.Generator().manual_seed(0)).to(clips.device)
+        noise = torch.rand(len(clips), math.prod(self.grid), generator=torch.Generator().manual_seed(0)).to(
+            clips.device
+        )
         mask = mask_cubes(self.mask, noise, self.grid, self.mask_ratio).mask
         out = evaluated(self, backbone, clips, mask)
         pixels = self.pixels(clips)
@@ -282,12 +284,10 @@ class MaskedVideo(Pretext):
         record = _record(require_video_vit(backbone))
         films = record.denormalize(join_cubes(shown, self.out_cube, self.grid)).cpu().numpy()  # (3B, C, F, H, W)
         films = films.transpose(0, 2, 1, 3, 4)
-        columns = np.linspace(0, films.shape[1] - 1, min(SHOWN_FRAMES, films.shape[1])).round().astype(int)
-        sides = films.reshape(len(clips), 3, *films.shape[1:])
-        film = np.stack([tile(sides[:, :, frame]) for frame in range(films.shape[1])])
+        strips, film = strips_and_film(films.reshape(len(clips), 3, *films.shape[1:]))
         name = f"{self.name}_true-statistics" if self.target in NORMALISED else self.name
         looks = attention_over_time(require_video_vit(backbone), batch, self.picture_count)
-        return {f"{name}_strips": tile(films[:, columns]), f"{name}_film": film, **looks}
+        return {f"{name}_strips": strips, f"{name}_film": film, **looks}
 
     def checked(self, backbone: Backbone, clips: Tensor) -> VideoViT:
         """``backbone``, if it and the clips are those that this was attached for.
@@ -306,8 +306,8 @@ class MaskedVideo(Pretext):
 
     def describe(self) -> dict[str, str]:
         """Sizes that a dry run prints, known once a backbone is attached."""
-        length = self.grid[0] * self.grid[1] * self.grid[2]
-        return {"cubes that the encoder sees": f"{kept_places(self.mask, self.grid, self.mask_ratio)} of {length}"}
+        seen = f"{kept_places(self.mask, self.grid, self.mask_ratio)} of {math.prod(self.grid)}"
+        return {"cubes that the encoder sees": seen}
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
@@ -340,14 +340,8 @@ class MaskedVideo(Pretext):
 @torch.no_grad()
 def evaluated(pretext: MaskedVideo, backbone: Backbone, clips: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """``pretext.reconstruct`` in eval mode; the modes are left as they were found."""
-    modes = [(module, module.training) for model in (pretext, backbone) for module in model.modules()]
-    pretext.eval()
-    backbone.eval()
-    try:
+    with eval_mode(pretext, backbone):
         return pretext.reconstruct(backbone, clips, mask)
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @torch.no_grad()

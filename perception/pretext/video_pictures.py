@@ -52,10 +52,19 @@ def attention_over_time(vit: VideoViT, batch: Batch, count: int = 2) -> dict[str
     lit = np.stack([overlaid(shown, maps[:, row]) for row in range(2)], axis=1)
     _frame(lit[:, 1], np.stack(np.unravel_index(asked.numpy(), grid), axis=1), vit.cube)
     rows = np.concatenate([shown[:, None], lit], axis=1)  # (n, 3, T, 3, H, W)
+    strips, film = strips_and_film(rows)
+    return {"attention_strips": strips, "attention_film": film}
+
+
+def strips_and_film(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Films (n, R, T, C, H, W) uint8 as a picture, and as one film.
+
+    In the strips (H', W', 3) every one of the R films of the n clips is a row, and evenly spaced frames are columns;
+    the film (T, H'', W'', 3) has the R films of a clip side by side.
+    """
     columns = np.linspace(0, rows.shape[2] - 1, min(SHOWN_FRAMES, rows.shape[2])).round().astype(int)
     strips = tile(rows[:, :, columns].reshape(-1, len(columns), *rows.shape[3:]))
-    film = np.stack([tile(rows[:, :, frame]) for frame in range(rows.shape[2])])
-    return {"attention_strips": strips, "attention_film": film}
+    return strips, np.stack([tile(rows[:, :, frame]) for frame in range(rows.shape[2])])
 
 
 def overlaid(clips: np.ndarray, weights: Tensor) -> np.ndarray:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from perception.backbones.base import Backbone
 from perception.backbones.speech_encoder import SpeechEncoder
 from perception.errors import ConfigError, check_arguments, not_among
+from perception.layers.eval_mode import eval_mode
 from perception.layers.gumbel_quantizer import GumbelQuantizer, Quantized
 from perception.layers.linear import linear
 from perception.layers.span_mask import VARIANTS, sample_negatives, span_mask
@@ -207,16 +208,9 @@ class Wav2Vec2(Pretext):
         first = {"audio": batch["audio"][:1]}
         if "audio_length" in batch:
             first["audio"] = first["audio"][:, : int(batch["audio_length"][0])]
-        modes = [(module, module.training) for model in (self, backbone) for module in model.modules()]
-        self.eval()
-        backbone.eval()
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                frames = self.run(backbone, first)
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        with eval_mode(self, backbone), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            frames = self.run(backbone, first)
         c, q = (nn.functional.normalize(part.float(), dim=-1) for part in (frames.context, frames.targets))
         cosines = (c @ q.T).clamp(-1, 1).cpu()
         red, blue = cosines.clamp(min=0), (-cosines).clamp(min=0)

@@ -14,6 +14,7 @@ from perception.datasets.base import SampleKey
 from perception.engine.console import say
 from perception.engine.randomness import isolated_rng
 from perception.errors import PerceptionError
+from perception.layers.eval_mode import eval_mode
 from perception.registry import HOOKS
 from perception.signatures import at_least
 
@@ -57,17 +58,11 @@ class PicturesHook(Hook):
             return
         loader = runner.train_dataloader
         keys = [SampleKey(i, 0) for i in range(min(self.count, len(loader.dataset)))]
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
-        try:
-            with isolated_rng(seed=runner.seed), runner.averaged_weights():
-                items = loader.dataset
-                raw = items.__getitems__(keys) if hasattr(items, "__getitems__") else [items[key] for key in keys]
-                (batch,) = model.data_preprocessor(loader.collate_fn(raw), False)
-                pictures = model.pictures(batch)
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        with eval_mode(model), isolated_rng(seed=runner.seed), runner.averaged_weights():
+            items = loader.dataset
+            raw = items.__getitems__(keys) if hasattr(items, "__getitems__") else [items[key] for key in keys]
+            (batch,) = model.data_preprocessor(loader.collate_fn(raw), False)
+            pictures = model.pictures(batch)
         for name, picture in pictures.items():
             film = picture.ndim == 4
             file = Path(runner.work_dir) / "pictures" / f"{name}_{runner.iter:08d}.{'gif' if film else 'png'}"
