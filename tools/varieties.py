@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Analyse a classifier of related classes over unseen groups: F1 by class, confusion in order, likeness, maps.
 
-python tools/varieties.py runs/speech/joint_fsdd --out figures --order north,centre,south
+python tools/varieties.py runs/speech/joint_tiny_fsdd --out figures --order north,centre,south
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="run folder of a fine-tuning, or parent of seed_<s> folders")
     parser.add_argument("--group", default="speaker", help="key of the groups in a batch (default speaker)")
-    parser.add_argument("--order", help="classes side by side, separated by commas, such as from north to south")
+    parser.add_argument("--order", help="classes side by side, divided by commas (default: by neighbours, where given)")
     parser.add_argument("--neighbours", type=int, default=5, help="k of kNN across groups (default 5)")
     parser.add_argument("--out", type=Path, help="folder of the results (default varieties/ in every run folder)")
     args = parser.parse_args(argv)
@@ -29,15 +29,13 @@ def main(argv: list[str] | None = None) -> int:
     from perception.cli._common import print_table
     from perception.cli._runs import open_run, run_folders
     from perception.cli.eval import trained_runner
-    from perception.evaluation.class_geometry import class_order
-    from perception.evaluation.varieties import class_figures, class_pictures, look_at_classes
+    from perception.evaluation.varieties import class_figures, class_pictures, look_at_classes, order_of
 
     for folder in run_folders(args.run):
         runner, _ = trained_runner(open_run(folder))
         model, dataset = runner.bare_model, runner.test_loop.dataloader.dataset
         names = dataset.classes
-        order = args.order.split(",") if args.order else None
-        class_order(names, order)  # a wrong order is told before the work
+        order = order_of(dataset, args.order.split(",") if args.order else None)
         seen = look_at_classes(model, dataset, args.group)
         figures = class_figures(seen, names, args.neighbours)
         out = args.out / folder.name if args.out else folder / "varieties"

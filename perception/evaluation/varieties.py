@@ -60,6 +60,18 @@ def look_at_classes(
     return arrays
 
 
+def order_of(dataset: Any, wanted: Sequence[str] | None = None) -> list[str]:
+    """Classes of ``dataset`` as they shall stand side by side: as ``wanted``, else by its ``order``, else as they are.
+
+    Raises:
+        DataError: ``wanted`` does not name every class once.
+    """
+    names, known = dataset.classes, getattr(dataset, "order", None)
+    if wanted is None and known is not None:
+        return [names[i] for i in known]
+    return [names[i] for i in geometry.class_order(names, wanted)]
+
+
 def class_figures(seen: dict[str, np.ndarray], names: Sequence[str], k: int = 5) -> dict[str, Any]:
     """Figures of ``look_at_classes`` as plain data.
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from perception.config import load_config
 from perception.engine.api import train
+from perception.errors import DataError
+from perception.evaluation.varieties import order_of
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +42,12 @@ def test_figures_and_pictures_of_a_run(tmp_path, tool, capsys):
     assert {file.name for file in folder.glob("*.png")} == names
     assert all(file.read_bytes()[:4] == b"\x89PNG" for file in folder.glob("*.png"))
     assert "macro_f1 over" in capsys.readouterr().out
+
+
+def test_the_order_is_the_given_one_or_that_of_the_data():
+    places = SimpleNamespace(classes=("centre", "north", "south"), order=[1, 0, 2])
+    assert order_of(places) == ["north", "centre", "south"]
+    assert order_of(places, ["south", "centre", "north"]) == ["south", "centre", "north"]
+    assert order_of(SimpleNamespace(classes=("b", "a"))) == ["b", "a"]
+    with pytest.raises(DataError, match="missing: \\['south'\\]"):
+        order_of(places, ["north", "centre"])
