@@ -54,6 +54,7 @@ class SpeechTable(AudioClips):
             than ``min_seconds`` is left out, counted and reported.
         min_seconds: shorter clips are faults.
         crop_seconds: see ``AudioClips``.
+        join_seconds: see ``AudioClips``.
         on_error: ``raise`` stops at clips that cannot be used; ``skip`` reads all once at construction, leaves out
             those that fail and reports their number by reason.
         transforms: see ``Dataset``.
@@ -78,6 +79,7 @@ class SpeechTable(AudioClips):
         segment_seconds: float | None = None,
         min_seconds: float = 0.1,
         crop_seconds: float | None = None,
+        join_seconds: float | None = None,
         on_error: str = "raise",
         transforms: Sequence[Transform | dict[str, Any]] = (),
         seed: int = 0,
@@ -103,6 +105,7 @@ class SpeechTable(AudioClips):
             crop_seconds,
             transforms,
             seed,
+            join_seconds,
         )
         self.records = [records[i] for i in good]
         self.rates, self.first, self.frames = places.T

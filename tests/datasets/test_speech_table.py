@@ -103,6 +103,24 @@ def test_parts_segments_and_rests(tmp_path):
     assert double.__getitems__([0])["audio_length"].tolist() == [1600]
 
 
+def test_joined_rows_go_on_with_clips_of_the_same_speaker(tmp_path):
+    table = make(tmp_path, cities())
+    levels = {row["path"]: 0.01 * (i + 1) for i, row in enumerate(cities())}  # a file is known by its level
+    for name, level in levels.items():
+        soundfile.write(tmp_path / name, np.full(4000, level, dtype=np.float32), RATE, subtype="FLOAT")
+    data = SpeechTable(table, "pretrain", sample_rate=RATE, join_seconds=1.2)
+    batch = data.__getitems__(range(len(data)))
+    assert batch["audio"].shape == (8, 9600) and batch["audio_length"].tolist() == [9600] * 8 and "label" not in batch
+    for row, wave in enumerate(batch["audio"].numpy()):
+        heard = [wave[0], wave[4000], wave[8000]]
+        assert np.array_equal(wave, np.repeat(np.array(heard, np.float32), [4000, 4000, 1600]))
+        names = [next(n for n, v in levels.items() if abs(v - level) < 1e-6) for level in heard]
+        assert names[0] == data.records[row].path.name
+        assert {f"{n[:5]}-{n[5]}" for n in names} == {data.speaker_names[data.speakers[row]]}
+    with pytest.raises(ConfigError, match="several labels"):
+        SpeechTable(table, "train", join_seconds=1.2)
+
+
 def test_what_is_left_out_is_told(tmp_path):
     rows = cities(clips=1)
     table = make(tmp_path, rows)
