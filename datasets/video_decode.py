@@ -30,7 +30,7 @@ _LIFETIME = 5000
 class GuardedWorker:
     """A decoding process that is ended, and started anew when it is next needed, if an answer takes too long.
 
-    It has one thread, about 60 MiB of memory, and one open file at a time. It ends with the process that started it.
+    It has one thread, 60 to 90 MiB of memory, and one open file at a time. It ends with the process that started it.
 
     Args:
         timeout: seconds for an answer.
