@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from perception.backbones.base import Backbone
 from perception.backbones.bev_base import BEVBackbone
 from perception.checkpoint import find_checkpoint, load_checkpoint, model_state
-from perception.errors import ConfigError, DataError, check_arguments
+from perception.errors import ConfigError, DataError, check_arguments, not_among
 from perception.exporting import is_export, load_backbone
 from perception.geometry.grid import sample_bev
 from perception.layers.linear import Linear
@@ -31,6 +31,9 @@ from perception.pretext.teacher import as_teacher
 from perception.registry import PRETEXTS
 from perception.transforms.preprocess import Batch
 
+SPACES = ("projector", "map")
+ANCHORS = ("regions", "all")
+NEGATIVES = ("sweep", "batch")
 _POINT_KEYS = ("points", "region", "point_id", "lidar_aug")
 
 
@@ -104,20 +107,24 @@ class _FromTeacher(Pretext):
 class RegionDistillation(_FromTeacher):
     """The student's embedding of a point has to find the teacher's among all; every region weighs the same (RAD).
 
-    The teacher's embeddings come through the projector that it was contrasted with, which stays as it is. An export
-    has none; then they are the vectors of its map.
+    The paper leaves open in which space points are compared, with which points, and how the student gets there.
 
     Args:
         teacher: ``dict(init_from=RUN)``: the run, checkpoint or export of a LiDAR branch.
         rich: points of regions that are drawn from a sweep.
-        poor: points without a region that are drawn; they are negatives only.
+        poor: points without a region that are drawn; negatives, and with ``anchors="all"`` anchors, too.
         temperature: of the softmax.
-        hidden_dim: width of the student's projector; ``None`` takes that of its map.
+        hidden_dim: width of the student's projector; ``None`` takes that of its map, 0 makes it a linear map.
+        space: ``projector``: the teacher's embeddings, through the projector that it was contrasted with, which stays
+            as it is; ``map``: the vectors of its map, channels brought to mean 0 and variance 1 over the points of the
+            batch. An export has no projector and teaches by its map.
+        anchors: ``regions``: points of regions, every region of the same weight; ``all``: all points, each of the same.
+        negatives: ``sweep``: points of the same sweep; ``batch``: those of all sweeps of a process.
 
     ``forward`` gives ``loss`` and, for the log, ``agreement``: the mean cosine of the two embeddings of a point.
     """
 
-    projector: Projector
+    projector: Projector | Linear
 
     def __init__(
         self,
@@ -126,17 +133,24 @@ class RegionDistillation(_FromTeacher):
         poor: int = 1024,
         temperature: float = 0.07,
         hidden_dim: int | None = None,
+        space: str = "projector",
+        anchors: str = "regions",
+        negatives: str = "sweep",
     ) -> None:
         check_arguments("model.pretexts.rad", self.check_config, locals())
         super().__init__(teacher, rich, poor, by_region=True)
         self.temperature, self.hidden_dim = temperature, hidden_dim
-        self.teacher_projector = _projector_of(self.source, self.teacher.bev_channels)
+        self.all_anchors, self.over_batch = anchors == "all", negatives == "batch"
+        self.teacher_projector = None
+        if space == "projector":
+            self.teacher_projector = _projector_of(self.source, self.teacher.bev_channels)
 
     def attach(self, backbone: Backbone) -> None:
         """Build the student's projector into the teacher's space."""
         theirs = self.teacher_projector
         width = self.teacher.bev_channels if theirs is None else theirs.projection_dim
-        self.projector = Projector(require_map(backbone, self).bev_channels, self.hidden_dim, width)
+        dims = require_map(backbone, self).bev_channels
+        self.projector = Linear(dims, width) if self.hidden_dim == 0 else Projector(dims, self.hidden_dim, width)
 
     def train(self, mode: bool = True) -> RegionDistillation:
         """As torch's, but the teacher and its projector stay in eval mode."""
@@ -148,23 +162,49 @@ class RegionDistillation(_FromTeacher):
     def forward(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
         """``loss`` and ``agreement`` of a batch with ``cams``, ``points`` and ``region``."""
         mine, theirs, chosen = self.read(backbone, batch)
-        student = self.projector(mine, chosen.valid)
+        student = self.embed(mine, chosen.valid)
         with torch.no_grad():
-            if self.teacher_projector is None:
-                teacher = F.normalize(theirs.float(), dim=-1)
-            else:
-                teacher = self.teacher_projector(theirs, chosen.valid)
-            anchors = chosen.valid & (chosen.region >= 0)
-            cosine = (student.detach() * teacher).sum(dim=-1)[anchors]
+            teacher = self.embed_teacher(theirs, chosen.valid)
+            rich = chosen.valid & (chosen.region >= 0)
+            cosine = (student.detach() * teacher).sum(dim=-1)[rich]
             agreement = cosine.mean() if len(cosine) else cosine.new_zeros(())
-        loss = region_distillation(student, teacher, chosen.region, chosen.valid, self.temperature)
+        region, valid = chosen.region, chosen.valid
+        if self.all_anchors:
+            region = torch.where(valid, 0, -1)
+        if self.over_batch and region.numel():
+            count = region.max() + 1
+            first = count * torch.arange(len(region), device=region.device).unsqueeze(1)
+            region = torch.where(region >= 0, region + first, -1).reshape(1, -1)
+            student, teacher, valid = (part.flatten(0, 1).unsqueeze(0) for part in (student, teacher, valid))
+        loss = region_distillation(student, teacher, region, valid, self.temperature)
         return {"loss": loss, "agreement": agreement}
+
+    def embed(self, vectors: Tensor, valid: Tensor) -> Tensor:
+        """Vectors (B, K, C) of the student's map -> unit embeddings (B, K, E) in the teacher's space."""
+        if isinstance(self.projector, Projector):
+            found: Tensor = self.projector(vectors, valid)
+            return found
+        return F.normalize(self.projector(vectors).float(), dim=-1)
+
+    def embed_teacher(self, vectors: Tensor, valid: Tensor) -> Tensor:
+        """Vectors (B, K, C') of the teacher's map -> unit embeddings (B, K, E)."""
+        if self.teacher_projector is not None:
+            return self.teacher_projector(vectors, valid)
+        vectors = vectors.float()
+        real = vectors[valid]
+        if len(real) < 2:  # nothing to standardise by
+            return F.normalize(vectors, dim=-1)
+        return F.normalize(scaled(vectors - real.mean(dim=0), real), dim=-1)
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config (with defaults filled in)."""
         yield from super().check_config(cfg)
-        yield from contrast_faults({**cfg, "projection_dim": None}, ("rich", "poor"))
+        checked = {**cfg, "projection_dim": None, "hidden_dim": cfg["hidden_dim"] or None}
+        yield from contrast_faults(checked, ("rich", "poor"))
+        for key, known in (("space", SPACES), ("anchors", ANCHORS), ("negatives", NEGATIVES)):
+            if cfg[key] not in known:
+                yield key, not_among(cfg[key], known)
 
 
 @PRETEXTS.register_module()
@@ -198,8 +238,7 @@ class FeatureDistillation(_FromTeacher):
         student, teacher = self.adapter(mine[chosen.valid]).float(), theirs[chosen.valid].float()
         if len(teacher) < 2:
             return {"loss": student.sum() * 0.0}
-        scale = teacher.std(dim=0, correction=0).clamp(min=1e-3)
-        return {"loss": ((student - teacher / scale).square()).mean()}
+        return {"loss": (student - scaled(teacher, teacher)).square().mean()}
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
@@ -207,6 +246,11 @@ class FeatureDistillation(_FromTeacher):
         yield from super().check_config(cfg)
         if not isinstance(cfg["points"], int) or cfg["points"] < 2:
             yield "points", "must be a whole number of at least 2"
+
+
+def scaled(vectors: Tensor, real: Tensor) -> Tensor:
+    """``vectors`` (..., C) with channels of variance 1 over ``real`` (n, C); one that is constant is not blown up."""
+    return vectors / real.std(dim=0, correction=0).clamp(min=1e-3)
 
 
 def _point_record(backbone: BEVBackbone) -> dict[str, Any] | None:

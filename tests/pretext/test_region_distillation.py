@@ -106,6 +106,44 @@ def test_the_loss_is_that_of_both_maps_at_the_same_points(run: Path) -> None:
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("anchors", ["regions", "all"])
+@pytest.mark.parametrize("negatives", ["sweep", "batch"])
+def test_anchors_and_negatives_are_those_that_were_asked_for(run: Path, anchors: str, negatives: str) -> None:
+    """Against loops over points, in double precision."""
+    student = Camera()
+    options = dict(rich=20, poor=30, temperature=0.3, hidden_dim=0, space="map", anchors=anchors, negatives=negatives)
+    pretext = RegionDistillation(dict(init_from=str(run)), **options)
+    pretext.attach(student)
+    batch = batch_of(student)
+    torch.manual_seed(4)
+    found = pretext(student, batch)["loss"]
+    torch.manual_seed(4)
+    mine, theirs, chosen = pretext.read(student, batch)
+    real = theirs[chosen.valid].double()
+    t = (theirs.double() - real.mean(0)) / real.std(0, correction=0).clamp(min=1e-3)
+    h = mine.double() @ pretext.projector.weight.double().T + pretext.projector.bias.double()
+    t, h = t / t.norm(dim=-1, keepdim=True), h / h.norm(dim=-1, keepdim=True)
+    points = [(b, k) for b in range(2) for k in range(chosen.valid.shape[1]) if chosen.valid[b, k]]
+    losses: dict = {}
+    for b, k in points:
+        region = int(chosen.region[b, k]) if anchors == "regions" else 0
+        if region < 0:
+            continue
+        others = [torch.dot(h[b, k], t[p]) / 0.3 for p in points if negatives == "batch" or p[0] == b]
+        loss = torch.logsumexp(torch.stack(others), 0) - torch.dot(h[b, k], t[b, k]) / 0.3
+        losses.setdefault((b, region), []).append(loss.item())
+    assert len({b for b, _ in losses}) == 2 and (anchors == "all" or len(losses) > 4)
+    by_region = {key: sum(values) / len(values) for key, values in losses.items()}
+    if negatives == "batch":  # every region of the batch weighs the same
+        expected = sum(by_region.values()) / len(by_region)
+    else:  # every region of a sweep, and every sweep
+        sweeps = [[value for key, value in by_region.items() if key[0] == b] for b in range(2)]
+        expected = sum(sum(values) / len(values) for values in sweeps) / 2
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+    found.backward()
+    assert all(p.grad is not None for p in (*student.parameters(), *pretext.projector.parameters()))
+
+
 def test_an_export_teaches_by_its_map(run: Path, tmp_path: Path) -> None:
     export_backbone(run, tmp_path / "export")
     student, pretext = Camera(), RegionDistillation(dict(init_from=str(tmp_path / "export")), rich=32, poor=32)
@@ -138,7 +176,9 @@ def test_a_sweep_without_points_teaches_nothing(run: Path) -> None:
     batch = batch_of(student)
     for key in ("points", "region", "point_id"):
         batch[key] = [value[:0] for value in batch[key]]
-    for pretext in (RegionDistillation(dict(init_from=str(run))), FeatureDistillation(dict(init_from=str(run)))):
+    teacher = dict(init_from=str(run))
+    other = RegionDistillation(teacher, hidden_dim=0, space="map", anchors="all", negatives="batch")
+    for pretext in (RegionDistillation(teacher), other, FeatureDistillation(teacher)):
         pretext.attach(student)
         loss = pretext(student, batch)["loss"]
         loss.backward()
@@ -156,6 +196,8 @@ def test_students_that_read_points_must_read_the_same(run: Path) -> None:
 def test_faults_are_named() -> None:
     with pytest.raises(ConfigError, match=r"dict\(init_from=RUN\)"):
         RegionDistillation("runs/x")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"'region'.*nearest is 'regions'"):
+        RegionDistillation(dict(init_from="runs/x"), anchors="region")
 
 
 def test_pictures_show_student_and_teacher(run: Path) -> None:
