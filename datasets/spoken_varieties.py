@@ -20,6 +20,7 @@ from perception.transforms.base import Transform
 
 VARIETIES = ("coast", "valley", "hill", "island")
 NEIGHBOURS = {"coast": ("valley", "island"), "valley": ("hill",)}
+ORDER = (3, 0, 1, 2)
 WORDS = ("paneso", "tomila", "sakunu", "nitope", "ponisa", "tesumo", "samite", "nupako")
 LABELS = ("variety", "word", "speaker")
 SPEAKERS = {"pretrain": 160, "train": 80, "val": 24, "test": 80}
@@ -75,11 +76,10 @@ class SpokenVarieties(ArrayClips):
         seed: see ``Dataset``; it does not change the clips.
 
     Attributes:
-        order: positions of the varieties in which neighbours are close.
+        order: positions of the varieties in which neighbours are close; None with another label.
     """
 
     SPLITS = tuple(SPEAKERS)
-    order = (3, 0, 1, 2)
 
     def __init__(
         self,
@@ -129,6 +129,7 @@ class SpokenVarieties(ArrayClips):
             seed=seed,
         )
         self.split, self.label = split, label
+        self.order = ORDER if label == "variety" else None
 
     @classmethod
     def _faults(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:

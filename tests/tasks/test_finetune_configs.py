@@ -27,6 +27,7 @@ PAIRS: dict[str, str | dict[str, str]] = {
     "remote_sensing/finetune_clip-tiny_land-cover": "remote_sensing/clip_tiny_land-cover",
     "remote_sensing/finetune_convnet_eurosat-mini": "remote_sensing/simclr_convnet_eurosat-mini",
     "speech/finetune_supcon-tiny_fsdd": "speech/supcon_tiny_fsdd",
+    "speech/finetune_wav2vec2-tiny_varieties": "speech/wav2vec2_tiny_varieties",
     "tabular_image/finetune_convnet_cxr-missing": "tabular_image/tip_convnet_cxr-missing",
     "tabular_image/finetune_convnet_digits-table": "tabular_image/tip_convnet_digits-table",
     "tabular_image/finetune_convnet_fashion24": "tabular_image/tip_convnet_fashion24",
