@@ -14,7 +14,7 @@ from torch import Tensor
 
 from perception.backbones.table_base import TableImageBackbone
 from perception.backbones.table_transformer import TableTransformer
-from perception.backbones.token_encoder import whole_number_faults
+from perception.backbones.token_encoder import init_std_faults, whole_number_faults
 from perception.errors import ConfigError, Fault, check_arguments
 from perception.layers.table_interaction import TableImageInteraction
 from perception.registry import BACKBONES
@@ -53,6 +53,7 @@ class TableImageEncoder(TableImageBackbone):
         depth: blocks of the interaction.
         num_heads: attention heads of a block.
         mlp_ratio: hidden width of the MLPs over D.
+        init_std: standard deviation of the weights of the interaction at the start; the table branch has its own.
 
     Public weights of TIP load by ``init_from`` an export of tools/convert_weights.py; they were trained without any
     normalisation of images (``mean=(0, 0, 0), std=(1, 1, 1)``).
@@ -69,6 +70,7 @@ class TableImageEncoder(TableImageBackbone):
         depth: int = 4,
         num_heads: int = 8,
         mlp_ratio: float = 4.0,
+        init_std: float = 0.02,
     ) -> None:
         check_arguments("model.backbone", self.check_config, locals())
         super().__init__(image_backbone, table_backbone, preprocess)
@@ -78,7 +80,7 @@ class TableImageEncoder(TableImageBackbone):
             text = f"does not divide the width of the interaction, {self.embed_dims}"
             raise ConfigError([Fault("model.backbone.num_heads", num_heads, text)])
         self.interaction = TableImageInteraction(
-            self.image_backbone.token_dims, table, self.embed_dims, depth, num_heads, mlp_ratio
+            self.image_backbone.token_dims, table, self.embed_dims, depth, num_heads, mlp_ratio, init_std
         )
 
     def parts(self, batch: Batch, features: Sequence[str]) -> dict[str, Tensor]:
@@ -144,6 +146,7 @@ class TableImageEncoder(TableImageBackbone):
             yield from whole_number_faults(cfg, ("embed_dim",))
         if not (isinstance(cfg["mlp_ratio"], (int, float)) and cfg["mlp_ratio"] > 0):
             yield "mlp_ratio", "must be positive"
+        yield from init_std_faults(cfg)
         table: Any = BACKBONES.get(str((cfg["table_backbone"] or {}).get("type")))
         if table is not None and not issubclass(table, TableTransformer):
             yield "table_backbone", "needs a TableTransformer: the interaction reads the tokens of its cells"

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from perception.backbones.table_base import TableBackbone
-from perception.backbones.token_encoder import whole_number_faults
+from perception.backbones.token_encoder import init_std_faults, whole_number_faults
 from perception.errors import check_arguments
 from perception.layers.table_tokens import TableBlocks, TableTokens, init_table_tokens
 from perception.layers.transformer import init_normal
@@ -31,6 +32,8 @@ class TableTransformer(TableBackbone):
         mlp_ratio: hidden width of the MLPs over D.
         drop_rate: dropout after attention and in the MLPs.
         embed_drop_rate: dropout of the tokens before the blocks.
+        init_std: standard deviation of the weights at the start. The published 0.02 is for a width of 512; see
+            ``TableImageEncoder``.
         preprocess: a ``TableImagePreprocess``, whose columns and vocabularies the encoder is made for. It must be
             given, but as the branch of a ``TableImageEncoder``, which gives its own.
 
@@ -45,6 +48,7 @@ class TableTransformer(TableBackbone):
         mlp_ratio: float = 4.0,
         drop_rate: float = 0.0,
         embed_drop_rate: float = 0.0,
+        init_std: float = 0.02,
         preprocess: Preprocess | dict[str, Any] | None = None,
     ) -> None:
         check_arguments("model.backbone", self.check_config, locals())
@@ -52,8 +56,8 @@ class TableTransformer(TableBackbone):
         self.embed_dims, self.depth = embed_dim, depth
         self.tokens = TableTokens(self.categories, self.continuous, embed_dim, embed_drop_rate)
         self.transformer = TableBlocks(embed_dim, depth, num_heads, mlp_ratio, drop_rate)
-        init_table_tokens(self.tokens)
-        self.transformer.apply(init_normal)
+        init_table_tokens(self.tokens, init_std)
+        self.transformer.apply(partial(init_normal, std=init_std))
 
     def cells(self, table: Tensor, missing: Tensor | None = None) -> Tensor:
         """Tokens (B, N + 1, D) of cells (B, N), class token first; those ``missing`` (B, N) bool are hidden."""
@@ -95,3 +99,4 @@ class TableTransformer(TableBackbone):
         for key in ("drop_rate", "embed_drop_rate"):
             if not (isinstance(cfg[key], (int, float)) and 0 <= cfg[key] < 1):
                 yield key, "must lie in [0, 1)"
+        yield from init_std_faults(cfg)

@@ -179,6 +179,12 @@ def whole_number_faults(cfg: dict[str, Any], keys: Sequence[str]) -> Iterable[tu
             return
 
 
+def init_std_faults(cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    """The fault of an ``init_std`` that is no positive number."""
+    if not (isinstance(cfg["init_std"], (int, float)) and cfg["init_std"] > 0):
+        yield "init_std", "must be positive"
+
+
 def trunk_faults(cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
     """Faults of the arguments of ``build_trunk`` and of ``out_indices``; the whole numbers are known to be such."""
     if cfg["embed_dim"] % cfg["num_heads"]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,10 +48,18 @@ class TableImageInteraction(nn.Module):
         depth: number of blocks.
         num_heads: attention heads.
         mlp_ratio: hidden width of the MLPs over D.
+        init_std: standard deviation of the weights at the start.
     """
 
     def __init__(
-        self, image_dim: int, table_dim: int, dim: int, depth: int, num_heads: int, mlp_ratio: float = 4.0
+        self,
+        image_dim: int,
+        table_dim: int,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        init_std: float = 0.02,
     ) -> None:
         super().__init__()
         self.image_proj = Linear(image_dim, dim)
@@ -58,7 +67,7 @@ class TableImageInteraction(nn.Module):
         self.table_proj = Linear(table_dim, dim) if table_dim != dim else nn.Identity()
         self.blocks = nn.ModuleList(CrossBlock(dim, num_heads, mlp_ratio, eps=TABLE_NORM_EPS) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=TABLE_NORM_EPS)
-        self.apply(init_normal)
+        self.apply(partial(init_normal, std=init_std))
 
     def forward(
         self, cells: Tensor, image: Tensor | None, rows: Tensor | None = None, present: Tensor | None = None

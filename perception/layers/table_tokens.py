@@ -7,6 +7,7 @@ are an input of their own, not something to fill in.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -109,8 +110,8 @@ def may_look(hidden: Tensor) -> Tensor:
     return (seen[:, None, :] | itself)[:, None]
 
 
-def init_table_tokens(module: TableTokens) -> None:
-    """Start of the tokens: linear maps and embeddings N(0, 0.02), class and mask token truncated at two of them."""
-    module.apply(init_normal)
-    nn.init.trunc_normal_(module.cls_token, std=0.02)
-    nn.init.trunc_normal_(module.mask_token, std=0.02)
+def init_table_tokens(module: TableTokens, std: float = 0.02) -> None:
+    """Start of the tokens: linear maps and embeddings N(0, std), class and mask token the same, truncated at 2."""
+    module.apply(partial(init_normal, std=std))
+    nn.init.trunc_normal_(module.cls_token, std=std)
+    nn.init.trunc_normal_(module.mask_token, std=std)

@@ -160,10 +160,10 @@ class Block(nn.Module):
 
 
 @torch.no_grad()
-def init_normal(module: nn.Module) -> None:
-    """Initialisation of BERT (Devlin et al., 2019): Linear and Embedding N(0, 0.02), bias 0; LayerNorm 1 and 0."""
+def init_normal(module: nn.Module, std: float = 0.02) -> None:
+    """Initialisation of BERT (Devlin et al., 2019): Linear and Embedding N(0, std), bias 0; LayerNorm 1 and 0."""
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=std)
     elif isinstance(module, nn.LayerNorm):
         nn.init.ones_(module.weight)
     if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
