@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perception.losses.contrastive import gather_with_grad, rank_and_world
+from perception.losses.contrastive import gather_with_grad, rank_and_world, sum_over_ranks
 
 NEGATIVE_FLOOR = 1e-4
 _PROBABILITY_FLOOR = 1e-8
@@ -112,20 +112,23 @@ def draw_cells(missing: Tensor, rate: float) -> HiddenCells:
     return HiddenCells(torch.zeros_like(missing).scatter(1, places, valid), places, valid)
 
 
-def hidden_cell_loss(categorical: Tensor, continuous: Tensor) -> Tensor:
+def hidden_cell_loss(categorical: Tensor, continuous: Tensor, gather: bool = False) -> Tensor:
     """Mean over the kinds of cells that there are of the mean loss of each.
 
     Args:
         categorical: (M,) losses of hidden categorical cells.
         continuous: (L,) losses of hidden continuous cells.
+        gather: average over the hidden cells of all ranks, if there are several, which may differ in how many they
+            hide. Every rank returns the loss of all; the mean of the gradients over the ranks is its gradient.
 
     Returns:
-        Scalar; 0 where nothing is hidden.
+        Scalar; 0 where nothing is hidden, with a gradient of 0 for what made the losses: several ranks wait for one.
     """
-    kinds = [losses.float().mean() for losses in (categorical, continuous) if losses.numel()]
-    # 0, with a gradient of 0 for what made them: several ranks wait for one.
-    empty = sum(losses.float().sum() for losses in (categorical, continuous) if not losses.numel())
-    return torch.stack(kinds).mean() + empty if kinds else empty  # type: ignore[return-value]
+    sums = torch.stack([losses.float().sum() for losses in (categorical, continuous)])
+    counts = sums.new_tensor([categorical.numel(), continuous.numel()])
+    if gather:
+        sums, counts = sum_over_ranks(torch.stack([sums, counts]), rank_and_world()[1])
+    return (sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
 
 
 def category_losses(logits: Tensor, target: Tensor, vocabulary: str = "column") -> Tensor:

@@ -25,15 +25,18 @@ class CellHeads(nn.Module):
         continuous: number of continuous columns.
         vocabulary: ``column``: a softmax over the categories of the cell's own column; ``global``: one over those of
             all columns, as TIP's public code has it, which lets probability leak to other columns.
+        gather: average the loss over the hidden cells of all ranks, see ``hidden_cell_loss``.
     """
 
     code_column: Tensor
     cat_offsets: Tensor
 
-    def __init__(self, dim: int, categories: Sequence[int], continuous: int, vocabulary: str = "column") -> None:
+    def __init__(
+        self, dim: int, categories: Sequence[int], continuous: int, vocabulary: str = "column", gather: bool = False
+    ) -> None:
         super().__init__()
         sizes = [int(size) for size in categories]
-        self.categorical, self.vocabulary = len(sizes), vocabulary
+        self.categorical, self.vocabulary, self.gather = len(sizes), vocabulary, gather
         columns = [j for j, size in enumerate(sizes) for _ in range(size)]
         offsets = [sum(sizes[:j]) for j in range(len(sizes))]
         self.register_buffer("code_column", torch.tensor(columns, dtype=torch.long), persistent=False)
@@ -76,7 +79,7 @@ class CellHeads(nn.Module):
         if self.con_regressor is not None:
             told = self.con_regressor(tokens[continuous])[:, 0].float()
             losses[1] = (told - truth[continuous]).square()
-        return {"loss": hidden_cell_loss(*losses), **found}
+        return {"loss": hidden_cell_loss(losses[0], losses[1], self.gather), **found}
 
     @torch.no_grad()
     def told(self, tokens: Tensor) -> Tensor:

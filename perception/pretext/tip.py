@@ -64,7 +64,8 @@ class TIP(Pretext):
         mask_ratio: share of the observed cells of a row that ``mtr`` hides.
         vocabulary: see ``CellHeads``.
         exclude_equal: draw no row whose table is equal as a negative; without, tables that repeat are told apart.
-        gather: contrast with the rows of all ranks.
+        gather: contrast with the rows of all ranks, and average ``mtr`` over the hidden cells of all. ``itm`` draws
+            from a rank's own rows.
         picture_count: rows of the picture.
 
     For the log ``forward`` gives ``itm_accuracy`` and ``cell_accuracy``, of hidden categorical cells.
@@ -129,7 +130,8 @@ class TIP(Pretext):
             if round(self.mask_ratio * table.columns) < 1:
                 text = f"hides none of the {table.columns} cells of a row"
                 raise ConfigError([Fault("model.pretexts.tip.mask_ratio", self.mask_ratio, text)])
-            self.cell_heads = CellHeads(backbone.embed_dims, table.categories, table.continuous, self.vocabulary)
+            sizes = (backbone.embed_dims, table.categories, table.continuous)
+            self.cell_heads = CellHeads(*sizes, self.vocabulary, self.gather)
 
     def forward(self, backbone: Any, batch: Batch) -> dict[str, Tensor]:
         """Losses of a preprocessed batch with ``image``, ``table``, ``table_missing`` and ``table_view``."""
