@@ -13,8 +13,7 @@ import numpy as np
 from perception.datasets.base import load_arrays
 from perception.datasets.table_rows import TableData
 from perception.errors import DataError, nearest, not_among
-from perception.transforms.table_columns import KINDS, Column
-from perception.transforms.table_image_preprocess import category_text
+from perception.transforms.table_columns import KINDS, Column, category_text
 
 MISSING_VALUES = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "?")
 SUFFIXES = (".csv", ".tsv", ".parquet", ".npz")

@@ -93,3 +93,10 @@ def code_map(wanted: Sequence[str], given: Sequence[str]) -> np.ndarray:
     codes = {category: code for code, category in enumerate(wanted)}
     found = [codes.get(category, -1) for category in given]
     return np.array(found or [-1], dtype=np.int64)
+
+
+def category_text(value: Any) -> str:
+    """One spelling of a category: whole numbers without a point, whatever type a file gave them."""
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return str(int(value))
+    return str(value)

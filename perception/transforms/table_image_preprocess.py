@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import InitVar, dataclass
 from typing import Any, NamedTuple
 
@@ -13,33 +13,15 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from perception.errors import CheckpointError, ConfigError, DataError, Fault
-from perception.registry import DATASETS, PREPROCESSES
-from perception.signatures import signature_of
+from perception.registry import PREPROCESSES
 from perception.transforms.image_preprocess import VIEWS, ImagePreprocess
 from perception.transforms.preprocess import Batch
-from perception.transforms.table_columns import Column, as_columns, code_map, column_order
+from perception.transforms.table_columns import Column, as_columns, category_text, code_map, column_order
+from perception.transforms.table_statistics import fitted_statistics
 
 TABLES = ("table", "table_view")
 """Fields of a batch that hold cells: the table, and what a transform made of it for another view."""
 _TOLERANCE = 1e-6  # sums of the same numbers may differ in their last bits from one machine to another
-
-
-class TableStatistics(NamedTuple):
-    """What a record keeps of the training rows.
-
-    Attributes:
-        columns: categorical ones first, with the categories that occur.
-        mean: of the observed cells of every continuous column; 0 where there are none.
-        std: their standard deviation, divided by their number; 1 where it would be 0.
-        constant: names of the columns with one value only.
-        empty: names of those without any.
-    """
-
-    columns: tuple[Column, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    constant: tuple[str, ...]
-    empty: tuple[str, ...]
 
 
 @PREPROCESSES.register_module()
@@ -348,65 +330,3 @@ def _typed(table: Any, name: str) -> Tensor:
     if table.dtype not in (torch.float32, torch.float64):
         raise DataError(f"a raw {name} must be float32 in the units of the columns, not {table.dtype}")
     return table.to(torch.float32)
-
-
-def category_text(value: Any) -> str:
-    """One spelling of a category: whole numbers without a point, whatever type a file gave them."""
-    if isinstance(value, (float, np.floating)) and float(value).is_integer():
-        return str(int(value))
-    return str(value)
-
-
-def table_statistics(columns: Sequence[Column], table: np.ndarray, missing: np.ndarray) -> TableStatistics:
-    """Statistics of training rows over observed cells alone.
-
-    Args:
-        columns: F columns.
-        table: (n, F) raw cells.
-        missing: (n, F) bool.
-    """
-    kept: dict[bool, list[Column]] = {True: [], False: []}
-    mean, std, constant, empty = [], [], [], []
-    for j, column in enumerate(columns):
-        cells = table[~missing[:, j], j].astype(np.float64)
-        cells = cells[np.isfinite(cells)]
-        found = np.unique(cells)
-        if not len(found):
-            empty.append(column.name)
-        elif len(found) == 1:
-            constant.append(column.name)
-        if column.categorical:
-            used = tuple(column.categories[int(code)] for code in found)
-            kept[True].append(Column(column.name, "categorical", used))
-            continue
-        kept[False].append(column)
-        mean.append(float(cells.mean()) if len(cells) else 0.0)
-        std.append(float(cells.std()) if len(found) > 1 else 1.0)
-    return TableStatistics((*kept[True], *kept[False]), tuple(mean), tuple(std), tuple(constant), tuple(empty))
-
-
-def fitted_statistics(fit: Any) -> TableStatistics:
-    """Statistics of the rows of a data set, given by its config or as an instance.
-
-    Columns without a value, or with one only, are kept and named in the log.
-
-    Raises:
-        ConfigError: it has no table, or no rows.
-    """
-    data = fit
-    if isinstance(fit, Mapping):
-        config = dict(fit)
-        kind: Any = DATASETS.get(str(config.get("type"))) if isinstance(config.get("type"), str) else config.get("type")
-        if kind is not None and "only" in signature_of(kind).arguments:
-            config["only"] = "table"
-        data = DATASETS.build(config)
-    table, missing = getattr(data, "table", None), getattr(data, "table_missing", None)
-    if table is None or missing is None or not len(table):
-        what = "has no rows" if table is not None and missing is not None else "has no table"
-        raise ConfigError([Fault("model.backbone.preprocess.fit", type(data).__name__, f"this data set {what}")])
-    found = table_statistics(data.table_columns, table, missing)
-    for names, text in ((found.constant, "have one value only"), (found.empty, "have no value at all")):
-        if names:
-            told = f"{len(names)} columns {text} in the {len(table)} training rows: {', '.join(names)}"
-            print_log(told, logger="current", level=30)
-    return found
