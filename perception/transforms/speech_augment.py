@@ -1,4 +1,4 @@
-"""Augmentations of padded waveforms: gain, noise, speed, masks in time and frequency, and several views of a clip.
+"""Augmentations of padded waveforms: gain, noise, channel, speed, masks in time and frequency, several views of a clip.
 
 Each works on ``audio`` (B, S) and ``audio_length`` (B,) of a RAW batch; padding stays 0. What becomes of a clip is a
 function of (seed, epoch, index), up to rounding, whatever else is in its batch.
@@ -42,6 +42,20 @@ def _chosen(random: SampleRandom, probability: float) -> Tensor:
 def _decibels(random: SampleRandom, span: tuple[float, float]) -> Tensor:
     """(B, 1) float32 factors of amplitude."""
     return torch.from_numpy(10 ** (random.uniform(*span) / 20)).float()[:, None]
+
+
+def _bins(rate: int) -> Tensor:
+    """(F,) float64: frequencies in hertz of windows of 32 ms."""
+    return torch.linspace(0, rate / 2, 2 * (round(0.032 * rate) // 4) + 1, dtype=torch.float64)
+
+
+def _filtered(audio: Tensor, response: Tensor) -> Tensor:
+    """``audio`` (B, S) with the amplitudes at ``_bins`` multiplied by ``response`` (B, F)."""
+    window = 2 * (response.shape[1] - 1)
+    taper = torch.hann_window(window)
+    padded = torch.nn.functional.pad(audio, (0, 2 * window))  # else the longest clip would end in fewer windows
+    spectra = torch.stft(padded, window, window // 4, window=taper, pad_mode="constant", return_complex=True)
+    return torch.istft(spectra * response[:, :, None], window, window // 4, window=taper, length=audio.shape[1])
 
 
 def _pair_faults(cfg: dict[str, Any], *keys: str) -> Iterable[tuple[str, str]]:
@@ -112,6 +126,46 @@ class SpeechNoise(Transform):
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config."""
         yield from _pair_faults(cfg, "snr")
+        yield from _probability_faults(cfg)
+
+
+@TRANSFORMS.register_module()
+class SpeechChannel(Transform):
+    """Another microphone: a random smooth response over frequency.
+
+    Where every speaker was recorded once, the recording tells who speaks. The gains in decibels are drawn at
+    frequencies that are evenly spaced from 0 to half the sample rate, with straight lines between these; their mean is
+    taken off.
+
+    Args:
+        decibels: gains are uniform from minus to plus this.
+        points: number of those frequencies.
+        probability: share of the clips that are changed.
+    """
+
+    def __init__(self, decibels: float = 10.0, points: int = 6, probability: float = 1.0) -> None:
+        check_arguments("SpeechChannel", self.check_config, locals())
+        self.decibels, self.points, self.probability = decibels, points, probability
+
+    def __call__(self, batch: Batch, random: SampleRandom) -> Batch:
+        """RAW batch -> RAW batch."""
+        audio, length = _clips(batch, "SpeechChannel")
+        if batch.get("sample_rate") is None:
+            raise DataError("SpeechChannel needs 'sample_rate' in the batch: its windows are in seconds")
+        chosen = _chosen(random, self.probability)
+        drawn = [random.uniform(-self.decibels, self.decibels) for _ in range(self.points)]
+        gains = torch.from_numpy(np.stack(drawn, axis=1))
+        gains = gains - gains.mean(dim=1, keepdim=True)
+        count = len(_bins(int(batch["sample_rate"])))
+        smooth = torch.nn.functional.interpolate(gains[:, None], size=count, mode="linear", align_corners=True)[:, 0]
+        changed = _filtered(audio, (10 ** (smooth / 20)).float()).clamp(-1, 1).masked_fill(~_real(audio, length), 0)
+        return {**batch, "audio": torch.where(chosen, changed, audio)}
+
+    @classmethod
+    def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        """Faults of a config."""
+        yield from at_least(cfg, 0, "decibels")
+        yield from at_least(cfg, 2, "points")
         yield from _probability_faults(cfg)
 
 
@@ -195,18 +249,13 @@ class SpeechMask(Transform):
         return {**batch, "audio": audio.masked_fill(gone, 0)}
 
     def _stopped(self, audio: Tensor, rate: int, random: SampleRandom) -> Tensor:
-        window = 4 * (round(0.032 * rate) // 4)
-        hertz = torch.linspace(0, rate / 2, window // 2 + 1, dtype=torch.float64)
+        hertz = _bins(rate)
         kept = torch.ones(len(audio), len(hertz), dtype=torch.bool)
         for _ in range(self.frequency_masks):
             wide = random.uniform(0, min(self.frequency_hertz, rate / 2))
             low = torch.from_numpy(random.uniform() * (rate / 2 - wide))[:, None]
             kept &= ~((hertz >= low) & (hertz < low + torch.from_numpy(wide)[:, None]))
-        taper = torch.hann_window(window)
-        padded = torch.nn.functional.pad(audio, (0, 2 * window))  # else the longest clip would end in fewer windows
-        spectra = torch.stft(padded, window, window // 4, window=taper, pad_mode="constant", return_complex=True)
-        spectra = spectra * kept[:, :, None]
-        return torch.istft(spectra, window, window // 4, window=taper, length=audio.shape[1])
+        return _filtered(audio, kept)
 
     @classmethod
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:

@@ -7,7 +7,14 @@ import torch
 from perception.errors import ConfigError, DataError
 from perception.registry import TRANSFORMS
 from perception.transforms.randomness import SampleRandom
-from perception.transforms.speech_augment import SpeechGain, SpeechMask, SpeechNoise, SpeechSpeed, SpeechViews
+from perception.transforms.speech_augment import (
+    SpeechChannel,
+    SpeechGain,
+    SpeechMask,
+    SpeechNoise,
+    SpeechSpeed,
+    SpeechViews,
+)
 
 RATE = 8000
 LENGTHS = (4000, 2500, 1200, 3000)
@@ -27,6 +34,7 @@ def random(rows=range(4), epoch=0):
 EVERY = [
     dict(type="SpeechGain"),
     dict(type="SpeechNoise"),
+    dict(type="SpeechChannel"),
     dict(type="SpeechSpeed"),
     dict(type="SpeechMask"),
     dict(type="SpeechViews", crop_seconds=0.2, transforms=[dict(type="SpeechNoise"), dict(type="SpeechSpeed")]),
@@ -50,6 +58,26 @@ def test_a_clip_does_not_depend_on_its_batch(config):
     again, later = transform(batch(), random()), transform(batch(), random(epoch=1))
     assert torch.equal(again["audio"], whole["audio"])
     assert later["audio"].shape != whole["audio"].shape or not torch.equal(later["audio"], whole["audio"])
+
+
+def test_a_channel_has_lines_between_random_gains():
+    """A tone at each of the frequencies is louder by its gain; one half way by the mean of two."""
+    at = torch.arange(8000) / RATE
+    hertz = torch.tensor([800.0, 1600.0, 2400.0, 2000.0, 3200.0])
+    raw = {"audio": 0.05 * torch.sin(2 * torch.pi * hertz[:, None] * at), "sample_rate": RATE}
+    stream = SampleRandom(0, 0, np.zeros(5, dtype=np.int64))  # one channel for all
+    out = SpeechChannel(decibels=9.0, points=6)(raw, stream)["audio"]
+    again = SampleRandom(0, 0, np.zeros(1, dtype=np.int64))
+    again.uniform()  # who is changed
+    drawn = np.array([again.uniform(-9.0, 9.0)[0] for _ in range(6)])
+    gains = drawn - drawn.mean()  # at 0, 800, ..., 4000 Hz
+    expected = [gains[1], gains[2], gains[3], (gains[2] + gains[3]) / 2, gains[4]]
+    middle = slice(1000, 7000)
+    louder = 20 * torch.log10(out[:, middle].std(1) / raw["audio"][:, middle].std(1))
+    assert np.ptp(expected) > 5 and louder.numpy() == pytest.approx(expected, abs=0.3)
+    flat = SpeechChannel(decibels=0.0)(batch(), random())
+    assert torch.allclose(flat["audio"], batch()["audio"], atol=1e-5)
+    assert torch.equal(SpeechChannel(probability=0.0)(batch(), random())["audio"], batch()["audio"])
 
 
 def test_gain_in_decibels():
