@@ -2,7 +2,8 @@
 
 perception train speech/finetune_wav2vec2-tiny_varieties --set model.backbone.init_from=RUN
 starts from a run of speech/wav2vec2_tiny_varieties, without init_from from scratch. Batches hold 4 varieties x 12
-words, each of another speaker. With model.type=ContrastiveClassifier varieties are contrasted, too.
+words, each of another speaker. With model.type=ContrastiveClassifier varieties are contrasted, too. A minute of a CPU
+core; from that run seed 0 gives 56.8 %, log-mel in eight segments 64 without training, chance is 25.
 """
 
 from mmengine.config import read_base

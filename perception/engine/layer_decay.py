@@ -11,7 +11,7 @@ from torch import nn
 from perception.errors import ConfigError, Fault, nearest
 from perception.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 
-_KEYS = ("decay", "no_decay_names", "separate")
+_KEYS = ("decay", "backbone_scale", "no_decay_names", "separate")
 # Learned vectors that stand for a token or a place: they have no product with the input that decay could bound.
 _TOKENS = (
     "token",
@@ -33,6 +33,7 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
     tokens are not decayed. ``paramwise_cfg`` takes:
 
     * ``decay``: 1.0 leaves the rates alone and only sorts out the weight decay;
+    * ``backbone_scale``: factor of the rates inside the backbone, 0.01 where heads learn a hundred times faster;
     * ``no_decay_names``: more names, or last parts of names, without weight decay;
     * ``separate``: modules whose parameters form groups of their own, called by the module, for schedules that treat
       them apart from the others; behind the name of the one that is not decayed stands ``_no_decay``.
@@ -56,6 +57,10 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
         self.separate = tuple(options.get("separate", ()))
         if not 0.0 < self.decay <= 1.0:
             raise ConfigError([Fault("optim_wrapper.paramwise_cfg.decay", self.decay, "lies outside (0, 1]")])
+        self.backbone_scale = float(options.get("backbone_scale", 1.0))
+        if not self.backbone_scale > 0.0:
+            where = "optim_wrapper.paramwise_cfg.backbone_scale"
+            raise ConfigError([Fault(where, self.backbone_scale, "must be positive")])
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the wrapper around the grouped parameters."""
@@ -83,17 +88,17 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
         if absent:
             where = "optim_wrapper.paramwise_cfg.separate"
             raise ConfigError([Fault(where, p, "the model has no such module", nearest(p, modules)) for p in absent])
-        groups: dict[tuple[int, str, bool], dict[str, Any]] = {}
+        groups: dict[tuple[int, float, str, bool], dict[str, Any]] = {}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
             inside = name.startswith("backbone.") and hasattr(backbone, "layer_id")
             layer = backbone.layer_id(name.removeprefix("backbone.")) if inside else count - 1
-            scale = self.decay ** (count - 1 - layer)
+            scale = self.decay ** (count - 1 - layer) * (self.backbone_scale if inside else 1.0)
             decayed = parameter.ndim > 1 and not self._is_exempt(name)
             part = next((part for part in self.separate if name.startswith(f"{part}.")), "")
             group = groups.setdefault(
-                (layer, part, decayed),
+                (layer, scale, part, decayed),
                 {
                     "params": [],
                     "lr": lr * scale,

@@ -61,6 +61,17 @@ def test_faults(key: str, value: float, message: str) -> None:
         construct(TinyModel(), **{key: value})
 
 
+def test_the_backbone_may_be_slower_than_the_head() -> None:
+    model = TinyModel()
+    groups = by_name(model, construct(model, decay=0.5, backbone_scale=0.01))
+    found = {name: (group["lr"], group["lr_scale"]) for name, group in groups.items() if name.endswith("weight")}
+    assert found["backbone.blocks.2.weight"] == pytest.approx((0.004, 0.005))  # 0.8 * 0.5 * 0.01
+    assert found["backbone.blocks.0.weight"] == pytest.approx((0.001, 0.00125))
+    assert found["head.weight"] == pytest.approx((0.8, 1.0))
+    with pytest.raises(ConfigError, match="backbone_scale"):
+        construct(model, backbone_scale=0.0)
+
+
 def test_modules_apart_have_groups_of_their_own() -> None:
     model = TinyModel()
     groups = construct(model, decay=0.5, separate=["head"]).optimizer.param_groups

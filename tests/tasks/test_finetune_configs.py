@@ -28,6 +28,7 @@ PAIRS: dict[str, str | dict[str, str]] = {
     "remote_sensing/finetune_convnet_eurosat-mini": "remote_sensing/simclr_convnet_eurosat-mini",
     "speech/finetune_supcon-tiny_fsdd": "speech/supcon_tiny_fsdd",
     "speech/finetune_wav2vec2-tiny_varieties": "speech/wav2vec2_tiny_varieties",
+    "speech/finetune_xls-r-300m_regions": "speech/supcon_xls-r-300m_regions",
     "tabular_image/finetune_convnet_cxr-missing": "tabular_image/tip_convnet_cxr-missing",
     "tabular_image/finetune_convnet_digits-table": "tabular_image/tip_convnet_digits-table",
     "tabular_image/finetune_convnet_fashion24": "tabular_image/tip_convnet_fashion24",
@@ -47,9 +48,9 @@ PAIRS: dict[str, str | dict[str, str]] = {
     "video/finetune_vit-tiny_railwagon4": "video/videomae-ssl_vit-tiny_railwagon4",
 }
 # On data that is not here.
-ELSEWHERE = ("dvm-car", "imagenet", "kinetics400", "ssv2", "ucf101", "surgical-feedback")
+ELSEWHERE = ("dvm-car", "imagenet", "kinetics400", "regions", "ssv2", "ucf101", "surgical-feedback")
 # What may differ between the two: regularisation, which no weight depends on, and how weights begin.
-FREE = ("drop_path_rate", "drop_rate", "in_drop", "attn_drop", "init")
+FREE = ("drop_path_rate", "drop_rate", "in_drop", "attn_drop", "init", "pretrained")
 
 
 def test_every_fine_tuning_config_is_listed():
