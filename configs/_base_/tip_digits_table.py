@@ -14,7 +14,7 @@ model["backbone"].update(
         in_channels=1,
         preprocess=dict(type="ImagePreprocess", **_image),
     ),
-    table_backbone=dict(type="TableTransformer", embed_dim=48, depth=1, num_heads=2, mlp_ratio=2.0),
+    table_backbone=dict(type="TableTransformer", embed_dim=48, depth=1, num_heads=2, mlp_ratio=2.0, init_std=0.1),
     depth=1,
     num_heads=2,
     mlp_ratio=2.0,

@@ -10,12 +10,13 @@ model = dict(
     backbone=dict(
         type="TableImageEncoder",
         image_backbone=dict(type="ConvNet", widths=(32, 64, 128, 256), strides=(2, 2, 2, 2)),  # 16 tokens of 256
-        table_backbone=dict(type="TableTransformer", embed_dim=64, depth=2, num_heads=4),
+        table_backbone=dict(type="TableTransformer", embed_dim=64, depth=2, num_heads=4, init_std=0.1),
         depth=2,
         num_heads=4,
+        init_std=0.1,  # the published 0.02 is for a width of 512
         preprocess=dict(type="TableImagePreprocess", size=64),  # mean, std, fit: the child's data
     ),
-    pretexts=dict(tip=dict(type="TIP", temperature=0.1, mask_ratio=0.5, exclude_equal=True)),
+    pretexts=dict(tip=dict(type="TIP", temperature=0.1, mask_ratio=0.5, exclude_equal=True, negative_floor=0.02)),
     balance=dict(itc_loss=1 / 3, itm_loss=1 / 3, mtr_loss=1 / 3),
 )
 train_dataloader = dict(

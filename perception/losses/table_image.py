@@ -51,20 +51,21 @@ def image_table_contrast(
 
 
 @torch.no_grad()
-def draw_negatives(similarity: Tensor, excluded: Tensor | None = None) -> Tensor:
-    """For every row another column, drawn with probability ``softmax(row) + 1e-4``, normalised; never its own.
+def draw_negatives(similarity: Tensor, excluded: Tensor | None = None, floor: float = NEGATIVE_FLOOR) -> Tensor:
+    """For every row another column, drawn with probability ``softmax(row) + floor``, normalised; never its own.
 
     Args:
         similarity: (B, B) logits, B >= 2.
         excluded: (B, B) bool, columns that are not drawn either, such as equal tables. In a row where that leaves none
             they count as allowed.
+        floor: positive; what every column has beside its similarity. Above 1 / B most draws are even ones.
 
     Returns:
         (B,) int64. The draws follow torch's global generator of the device.
     """
     if len(similarity) < 2:
         raise ValueError("negatives are drawn from the other rows of a batch: it needs at least two")
-    weights = similarity.float().softmax(dim=1) + NEGATIVE_FLOOR
+    weights = similarity.float().softmax(dim=1) + floor
     weights = weights.fill_diagonal_(0.0)
     if excluded is not None:
         allowed = weights.masked_fill(excluded, 0.0)

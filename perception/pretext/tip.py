@@ -25,6 +25,7 @@ from perception.layers.patches import take_tokens
 from perception.layers.projection import projection_head
 from perception.layers.table_interaction import Pairs
 from perception.losses.table_image import (
+    NEGATIVE_FLOOR,
     HiddenCells,
     draw_cells,
     draw_negatives,
@@ -64,6 +65,8 @@ class TIP(Pretext):
         mask_ratio: share of the observed cells of a row that ``mtr`` hides.
         vocabulary: see ``CellHeads``.
         exclude_equal: draw no row whose table is equal as a negative; without, tables that repeat are told apart.
+        negative_floor: what every row of a batch has of being drawn by ``itm``, beside the softmax of its similarity,
+            see ``draw_negatives``. The published 1e-4 gives the nearest mismatches almost alone.
         gather: contrast with the rows of all ranks, and average ``mtr`` over the hidden cells of all. ``itm`` draws
             from a rank's own rows.
         picture_count: rows of the picture.
@@ -86,6 +89,7 @@ class TIP(Pretext):
         mask_ratio: float = 0.5,
         vocabulary: Literal["column", "global"] = "column",
         exclude_equal: bool = False,
+        negative_floor: float = NEGATIVE_FLOOR,
         gather: bool = True,
         picture_count: int = 6,
     ) -> None:
@@ -99,6 +103,7 @@ class TIP(Pretext):
         self.mask_ratio = mask_ratio
         self.vocabulary = vocabulary
         self.exclude_equal = exclude_equal
+        self.negative_floor = negative_floor
         self.gather = gather
         self.picture_count = picture_count
 
@@ -180,8 +185,8 @@ class TIP(Pretext):
     def _matches(self, similarity: Tensor, table: Tensor, missing: Tensor) -> list[Pairs]:
         """The pairs of a batch, its tables with other images, and its images with other tables."""
         equal = same_rows(table, missing) if self.exclude_equal else None
-        other_table = draw_negatives(similarity, equal)
-        other_image = draw_negatives(similarity.T, equal)
+        other_table = draw_negatives(similarity, equal, self.negative_floor)
+        other_image = draw_negatives(similarity.T, equal, self.negative_floor)
         every, first = slice(0, len(table)), other_table.new_zeros(len(table), 1)
         return [Pairs(every, None, first), Pairs(every, other_image, first), Pairs(other_table, None, first)]
 
@@ -238,6 +243,8 @@ class TIP(Pretext):
             yield "image_weight", "must lie in [0, 1]"
         if not 0 < cfg["mask_ratio"] <= 1:
             yield "mask_ratio", "must lie in (0, 1]"
+        if not cfg["negative_floor"] > 0:
+            yield "negative_floor", "must be positive"
         if cfg["vocabulary"] not in _VOCABULARIES:
             yield "vocabulary", not_among(cfg["vocabulary"], _VOCABULARIES)
 

@@ -246,6 +246,22 @@ def test_equal_tables_are_left_out_on_request():
         assert images.images[0] not in (0, 1) and tables.tables[1] not in (0, 1)
 
 
+def test_the_floor_of_negatives_reaches_the_draws():
+    raw = raw_batch(16)
+    drawn = {}
+    for floor in (1e-4, 1e6):
+        model = pretrainer(losses=("itm",), negative_floor=floor)
+        pretext = model.pretexts["tip"]
+        sure = torch.full((16, 16), -50.0)
+        sure[:, 0] = sure[0, 1] = 50.0  # the first row is everyone's nearest, in both directions
+        torch.manual_seed(0)
+        pairs = [pretext._matches(sure, raw["table"], raw["table_missing"]) for _ in range(20)]
+        drawn[floor] = torch.stack([tables.tables for _, _, tables in pairs])
+    # Even draws of 15 others: one in fifteen; nearest ones: 1 against fourteen floors of 1e-4.
+    assert (drawn[1e-4][:, 1:] == 0).float().mean() > 0.98
+    assert 0.02 < (drawn[1e6][:, 1:] == 0).float().mean() < 0.12
+
+
 def test_cells_are_told_and_the_picture_drawn():
     model = pretrainer().eval()
     batch = model.backbone.preprocess(raw_batch(holes=0.2))
@@ -263,6 +279,8 @@ def test_faults_are_told():
         PRETEXTS.build(dict(type="TIP", losses=("itd",)))
     with pytest.raises(ConfigError, match=r"mask_ratio.*\(0, 1\]"):
         PRETEXTS.build(dict(type="TIP", mask_ratio=0))
+    with pytest.raises(ConfigError, match="negative_floor"):
+        PRETEXTS.build(dict(type="TIP", negative_floor=0.0))
     with pytest.raises(ConfigError, match="needs a TableImageEncoder"):
         pretrainer(backbone=dict(type="ConvNet"))
     with pytest.raises(ConfigError, match="no images to contrast"):
@@ -303,8 +321,36 @@ def test_scarf_is_the_cross_entropy_of_rows_and_their_copies():
         MODELS.build(dict(type="Pretrainer", backbone=dict(type="ConvNet"), pretexts=dict(s=dict(type="SCARF"))))
 
 
+def three_kinds():
+    """48 rows whose image tells one column, which tells all others."""
+    raw = raw_batch(48)
+    raw["table"][:, 1] = raw["table"][:, 0].clamp(max=1)
+    raw["table"][:, 2:] = raw["table"][:, :1] - 1
+    raw["table_view"] = raw["table"]
+    raw["image"] = (raw["image"] // 8) + (80 * raw["table"][:, 0]).byte()[:, None, None, None]
+    return raw
+
+
+def trained(model, raw, steps):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    torch.manual_seed(0)
+    for _ in range(steps):
+        total, logged = model.parse_losses(model(*model.data_preprocessor(raw, True)))
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    return logged
+
+
+def test_matching_leaves_the_share_of_pairs_that_do_not_belong():
+    """Two of three pairs are wrong ones: who knows nothing says so, and is right for 2/3."""
+    model = pretrainer(backbone=encoder_config(init_std=0.2), losses=("itm",), exclude_equal=True)
+    logged = trained(model, three_kinds(), 60)
+    assert logged["itm_accuracy"] > 0.95 and logged["itm_loss"] < 0.1
+
+
 def test_the_encoder_learns_which_table_belongs_to_an_image():
-    """Images tell one column, another column tells a third: losses fall below those of guessing."""
+    """Losses fall below those of guessing."""
     model = MODELS.build(
         dict(
             type="Pretrainer",
@@ -313,17 +359,6 @@ def test_the_encoder_learns_which_table_belongs_to_an_image():
             balance=dict(itc_loss=THIRD, itm_loss=THIRD, mtr_loss=THIRD),
         )
     )
-    raw = raw_batch(48)
-    raw["table"][:, 1] = raw["table"][:, 0].clamp(max=1)
-    raw["table"][:, 2:] = raw["table"][:, :1] - 1
-    raw["table_view"] = raw["table"]
-    raw["image"] = (raw["image"] // 8) + (80 * raw["table"][:, 0]).byte()[:, None, None, None]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    torch.manual_seed(0)
-    for _ in range(60):
-        total, logged = model.parse_losses(model(*model.data_preprocessor(raw, True)))
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
+    logged = trained(model, three_kinds(), 60)
     assert logged["mtr_loss"] < 0.15 and logged["cell_accuracy"] > 0.95
     assert logged["itc_loss"] < 3.0 < torch.tensor(48.0).log()  # three groups of 16 are told apart: ln 16 = 2.77

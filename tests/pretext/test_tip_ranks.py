@@ -42,7 +42,7 @@ def gradients_of(case, rows, draws):
         parameter.data.mul_(3)  # weights that tell rows apart
     raw = {k: v[rows] if isinstance(v, torch.Tensor) else v for k, v in raw_batch(BATCH).items()}
 
-    def negatives(similarity, excluded=None):
+    def negatives(similarity, excluded=None, floor=0.0):
         place = torch.arange(len(similarity))
         return place // 4 * 4 + (place + 1) % 4
 
