@@ -21,8 +21,9 @@ from perception.backbones.speech_config import KERNELS, STRIDES, encoder_faults,
 from perception.backbones.speech_state import own_keys, public_state
 from perception.checkpoint import load_state
 from perception.errors import ConfigError, DataError, Fault, check_arguments, nearest
+from perception.layers import speech_frames
 from perception.layers.linear import linear
-from perception.layers.speech_frames import SEGMENTS, norm_over_time, pool_frames, receptive_field, scale_gradient
+from perception.layers.speech_frames import SEGMENTS, pool_frames
 from perception.registry import BACKBONES
 from perception.transforms.preprocess import Batch, Preprocess
 
@@ -111,7 +112,7 @@ class SpeechEncoder(Backbone):
         self.drop_rate, self.layer_drop, self.padding = drop_rate, layer_drop, padding
         self.out_indices = tuple(sorted(i % self.depth for i in out_indices))
         self.hop = math.prod(conv_strides)
-        self.receptive_field = receptive_field(self.kernels, self.conv_strides)
+        self.receptive_field = speech_frames.receptive_field(self.kernels, self.conv_strides)
         self.strides = (self.hop,) * len(self.out_indices)
         config, model = model_of(architecture)
         built = model(
@@ -175,18 +176,17 @@ class SpeechEncoder(Backbone):
             conv = layer.conv
             weight = conv.weight[:, :, None, :]
             x = F.conv2d(x.contiguous(memory_format=torch.channels_last), weight, conv.bias, (1, conv.stride[0]))
-            if lengths is not None and index == 0:
-                lengths = torch.div(lengths - self.kernels[0], self.conv_strides[0], rounding_mode="floor") + 1
             frames = x.permute(0, 2, 3, 1)  # (B, 1, T, C), channels innermost
             if self.conv_norm == "layer":
                 norm = layer.layer_norm
                 frames = F.layer_norm(frames, (self.conv_dim,), norm.weight, norm.bias, norm.eps)
             elif index == 0:
-                norm = layer.layer_norm
-                frames = norm_over_time(frames[:, 0], norm.weight, norm.bias, norm.eps, lengths)[:, None]
+                if lengths is not None:
+                    lengths = torch.div(lengths - self.kernels[0], self.conv_strides[0], rounding_mode="floor") + 1
+                frames = speech_frames.norm_over_time(x[:, :, 0], layer.layer_norm, lengths)[:, None]
             x = F.gelu(frames).permute(0, 3, 1, 2)
         features = x.permute(0, 2, 3, 1)[:, 0]
-        return scale_gradient(features, self.conv_gradient)
+        return speech_frames.scale_gradient(features, self.conv_gradient)
 
     def norm_features(self, features: Tensor) -> Tensor:
         """Layer norm of convolutional features (..., C): what is quantised, and projected."""
