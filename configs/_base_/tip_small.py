@@ -37,6 +37,6 @@ optim_wrapper = dict(
     dtype="bfloat16",
     clip_grad=3.0,
     constructor="LayerDecay",  # no decay of biases, norms and tokens
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=3e-3, weight_decay=0.05),
 )
 param_scheduler = dict(type="CosineWarmup", warmup_epochs=5, min_lr=0.0, by_step=True)

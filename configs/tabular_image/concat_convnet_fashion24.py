@@ -16,4 +16,3 @@ model["backbone"] = dict(
     preprocess=model["backbone"]["preprocess"],
 )
 model = dict(type="Classifier", backbone=model["backbone"], num_classes=24, label_smoothing=0.1)
-optim_wrapper["paramwise_cfg"].update(decay=1.0)  # nothing of it is pre-trained

@@ -11,7 +11,7 @@ with read_base():
 _record = model["backbone"]["preprocess"]
 model = dict(
     type="Pretrainer",
-    backbone=dict(type="TableTransformer", embed_dim=64, depth=2, num_heads=4, preprocess=_record),
+    backbone=dict(**model["backbone"]["table_backbone"], preprocess=_record),
     pretexts=dict(tip=dict(type="TIP", losses=("mtr",), mask_ratio=0.5)),
 )
 train_dataloader["dataset"].update(only="table", transforms=[])

@@ -7,7 +7,6 @@ with read_base():
 
 train_cfg = dict(type="TrainLoop", max_epochs=20)  # 420 steps
 optim_wrapper.update(dtype="float32")
-optim_wrapper["optimizer"].update(lr=3e-3)
 param_scheduler.update(warmup_epochs=2)
 
 evaluation = dict(

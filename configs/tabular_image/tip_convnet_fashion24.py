@@ -5,7 +5,7 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.tip_fashion24 import *
 
-train_cfg = dict(type="TrainLoop", max_epochs=60)  # 1,620 steps
+train_cfg = dict(type="TrainLoop", max_epochs=30)  # 810 steps
 
 evaluation = dict(
     train=dict(type="Fashion24", split="train"),
