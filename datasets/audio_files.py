@@ -6,6 +6,7 @@ empty, shorter than the least length, not finite, or silent (no sample beyond 0.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from perception.datasets.audio_clips import resample
 from perception.errors import DataError
 
 SILENCE = 1e-4
+_UNKNOWN = 0x7FFFF000  # sizes from here on stand in headers of streams, which did not know theirs
 
 
 @dataclass(frozen=True)
@@ -51,16 +53,23 @@ def audio_header(path: Path) -> tuple[int, int]:
     """Sample rate in hertz and frames of a file, without reading it.
 
     Raises:
-        BadAudioError: it is missing, not audio, or empty.
+        BadAudioError: it is missing, not audio, empty, or a wav file that ends before its header says.
     """
     import soundfile
 
     if not path.is_file():
         raise BadAudioError("missing", f"audio {str(path)!r} does not exist")
+    if not path.stat().st_size:
+        raise BadAudioError("empty", f"audio {str(path)!r} is a file of no bytes")
     try:
         info = soundfile.info(str(path))
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise BadAudioError("damaged", f"audio {str(path)!r} cannot be read: {error}") from error
+    # libsndfile takes what is left of a wav file for the whole; only its log tells.
+    told = re.search(r"^data *: (\d+) \(should be (\d+)\)", info.extra_info, re.MULTILINE)
+    if told and int(told[2]) < int(told[1]) < _UNKNOWN:
+        text = f"audio {str(path)!r} is cut off: {told[2]} of the {told[1]} bytes that its header says are there"
+        raise BadAudioError("cut off", text)
     if info.frames < 1:
         raise BadAudioError("empty", f"audio {str(path)!r} is empty")
     return int(info.samplerate), int(info.frames)

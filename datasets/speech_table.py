@@ -87,10 +87,8 @@ class SpeechTable(AudioClips):
         check_arguments("SpeechTable", self._faults, locals())
         check_split(split, self.SPLITS)
         rows = read_speech_table(table, root)
-        classes = sorted({row.label for row in rows})
-        names = sorted({row.speaker for row in rows if row.speaker})
-        labels = np.array([classes.index(row.label) for row in rows], dtype=np.int64)
-        speakers = np.array([names.index(row.speaker) for row in rows], dtype=np.int64) if names else None
+        classes, labels = _numbered([row.label for row in rows])
+        names, speakers = _numbered([row.speaker for row in rows]) if rows[0].speaker else ([], None)
         chosen = _rows_of(rows, labels, speakers, split, parts, split_seed, classes, table)
         records = [rows[i].record for i in chosen]
         good, places, self.dropped = usable(records, on_error, min_seconds, "SpeechTable")
@@ -148,6 +146,11 @@ class SpeechTable(AudioClips):
         yield from cls._faults(cfg)
         try:
             rows = read_speech_table(cfg["table"], cfg["root"])
+            classes, labels = _numbered([row.label for row in rows])
+            speakers = _numbered([row.speaker for row in rows])[1] if rows[0].speaker else None
+            _rows_of(
+                rows, labels, speakers, *(cfg[key] for key in ("split", "parts", "split_seed")), classes, cfg["table"]
+            )
         except DataError as error:
             yield "table", str(error)
             return
@@ -197,6 +200,12 @@ def read_speech_table(table: str, root: str | None) -> list[SpeechRow]:
         record = AudioRecord(folder / values["path"], start, end)
         rows.append(SpeechRow(record, values["label"], values["speaker"], values["split"], others))
     return rows
+
+
+def _numbered(values: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Sorted names without repetition, and the number (n,) int64 of each value among them."""
+    names, numbers = np.unique(np.array(values, dtype=str), return_inverse=True)
+    return names.tolist(), numbers.astype(np.int64)
 
 
 def _rows_of(

@@ -167,6 +167,29 @@ def view_faults(cfg: Mapping[str, Any], find: Callable[[Any, Any], Any]) -> Iter
                     break
 
 
+def rate_faults(cfg: Mapping[str, Any]) -> Iterable[Fault]:
+    """Data sets of another sample rate than that of the backbone's record: a test set's would stop a run at its end.
+
+    Args:
+        cfg: the whole config, plain, with the defaults of all types filled in.
+    """
+    model = cfg.get("model")
+    backbone = model.get("backbone") if isinstance(model, dict) else None
+    record = backbone.get("preprocess") if isinstance(backbone, dict) else None
+    rate = record.get("sample_rate") if isinstance(record, dict) else None
+    if rate is None:
+        return
+    loaders = ("train_dataloader", "val_dataloader", "test_dataloader")
+    sets = {f"{name}.dataset": (cfg.get(name) or {}).get("dataset") for name in loaders}
+    evaluation = cfg.get("evaluation")
+    if isinstance(evaluation, dict):
+        sets.update({f"evaluation.{key}": value for key, value in evaluation.items()})
+    text = f"the backbone's Preprocess record takes model.backbone.preprocess.sample_rate = {rate}"
+    for place, dataset in sets.items():
+        if isinstance(dataset, dict) and dataset.get("sample_rate", rate) != rate:
+            yield Fault(f"{place}.sample_rate", dataset["sample_rate"], text, (str(rate),))
+
+
 def _transforms(place: str, dataset: Any) -> Iterable[tuple[str, Sequence[Any]]]:
     """Transforms of a data set and of those that it is made of, with the place of each."""
     if not isinstance(dataset, dict):

@@ -18,7 +18,14 @@ from mmengine import registry as mm
 from perception import registry as reg
 from perception.config import plain
 from perception.errors import ConfigError, Fault, PerceptionError, nearest
-from perception.sections import SECTIONS, container_faults, evaluation_faults, section_faults, view_faults
+from perception.sections import (
+    SECTIONS,
+    container_faults,
+    evaluation_faults,
+    rate_faults,
+    section_faults,
+    view_faults,
+)
 from perception.signatures import MISSING, Signature, argument_faults, signature_of
 
 
@@ -141,6 +148,7 @@ def validate_config(cfg: Any, training: bool = True, data_sets: bool = True) -> 
     # Only where both sides are sound: a view can be judged by a backbone alone that can be built.
     if not any(fault.path.startswith("model") or ".transforms." in fault.path for fault in faults):
         faults.extend(view_faults(filled, _find))
+        faults.extend(rate_faults(filled))
     return faults
 
 

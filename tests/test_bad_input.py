@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from perception.cli import main
@@ -24,6 +25,8 @@ POINTS = "driving/prc_pillars_scenes"
 FUSION = "driving/finetune_fusion_scenes"
 CLIPS = "video/videomae_vit-tiny_moving-digits"
 TUNING_CLIPS = "video/finetune_vit-tiny_moving-digits"
+SPEECH = "speech/wav2vec2_tiny_varieties"
+TUNING_SPEECH = "speech/finetune_wav2vec2-tiny_varieties"
 SHORT = ["train_cfg.max_epochs=1"]
 
 
@@ -80,15 +83,40 @@ def video_folder(root: Path, more: str = "") -> str:
     return f"train_dataloader.dataset={{{data}{more}}}"
 
 
+def folder_of_recordings(root: Path, columns: str = "path,label,speaker", count: int = 12) -> Path:
+    """Recordings of half a second, of two labels by as many speakers as files, and their table."""
+    random = np.random.default_rng(0)
+    root.mkdir(parents=True, exist_ok=True)
+    lines = [columns]
+    for i in range(count):
+        path = root / f"{'ab'[i % 2]}" / f"{i}.wav"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, random.uniform(-0.5, 0.5, 4000), 8000)
+        label = "ab"[i % 2]
+        row = dict(path=path.relative_to(root), label=label, labels=label, speaker=f"s{i}", split="train")
+        lines.append(",".join(str(row[name]) for name in columns.split(",")))
+    (root / "table.csv").write_text("\n".join(lines))
+    return root
+
+
+def speech_table(root: Path, more: str = "", split: str = "pretrain") -> str:
+    data = f"'type': 'SpeechTable', 'table': '{root / 'table.csv'}', 'split': '{split}', 'sample_rate': 8000"
+    return f"train_dataloader.dataset={{{data}, 'parts': (0.6, 0.2){more}}}"
+
+
 CLIPS_ALONE = ["evaluation={}", "train_dataloader.batch_size=2"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("kind", ["image", "video"])
+@pytest.mark.parametrize("kind", ["image", "video", "speech"])
 def test_truncated_file(fails, tmp_path, kind, workers):
     if kind == "image":
         broken = folder_of_images(tmp_path / "files") / "a" / "4.jpg"
         command, words = train(IMAGES, image_folder(tmp_path / "files")), ["truncated"]
+    elif kind == "speech":
+        broken = folder_of_recordings(tmp_path / "files", "path,label,speaker,split") / "a" / "4.wav"
+        command = train(SPEECH, speech_table(tmp_path / "files"), *CLIPS_ALONE)
+        words = ["1 of 12 clips cannot be used (1 cut off)", "156 of the 8000 bytes", "on_error='skip'"]
     else:
         broken = folder_of_videos(tmp_path / "files") / "a" / "4.mp4"
         command, words = train(CLIPS, video_folder(tmp_path / "files"), *CLIPS_ALONE), ["decord: ", "opencv: "]
@@ -112,6 +140,77 @@ def test_what_a_folder_of_videos_leaves_out_is_counted(tmp_path, monkeypatch, ca
     told = " ".join("".join(capfd.readouterr()).split())
     assert "left out 1 of 6 videos: " in told and "3.mp4" in told
     assert json.loads(Path("run/seed_0/summary.json").read_text())["steps"] == 3  # five are left, in batches of two
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [
+        ("gone", None, "1 missing"),
+        ("empty", b"", "1 empty"),
+        ("text", b"no sound", "1 damaged"),
+        ("silent", np.zeros(4000), "1 silent"),
+        ("short", np.full(400, 0.5), "1 too short"),
+    ],
+)
+def test_recordings_that_cannot_be_used_are_counted(fails, tmp_path, capfd, name, content, word):
+    root = folder_of_recordings(tmp_path / "files", "path,label,speaker,split")
+    broken = root / "b" / "3.wav"
+    broken.unlink()
+    if isinstance(content, bytes):
+        broken.write_bytes(content)
+    elif content is not None:
+        soundfile.write(broken, content, 8000)
+    message = fails(*train(SPEECH, speech_table(root, ", 'join_seconds': 0.6"), *CLIPS_ALONE), code=1)
+    assert str(broken) in message and (name == "silent" or word in message), message
+    assert main([*train(SPEECH, speech_table(root, ", 'on_error': 'skip'"), *CLIPS_ALONE), "--overwrite"]) == 0
+    told = " ".join("".join(capfd.readouterr()).split())
+    assert f"left out 1 of 12 clips ({word}): " in told and "3.wav" in told
+    assert json.loads(Path("run/seed_0/summary.json").read_text())["steps"] == 6  # 11 are left, in batches of two
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ("path,speaker", ["no column 'label'", "it has path, speaker"]),
+        ("path,labels,speaker", ["no column 'label'", "nearest is 'labels'"]),
+        ("path,label", ["no column 'speaker'", "cannot be split"]),
+    ],
+)
+def test_tables_of_recordings_that_cannot_be(fails, tmp_path, columns, words):
+    root = folder_of_recordings(tmp_path / "files", columns)
+    message = fails(*train(SPEECH, speech_table(root), *CLIPS_ALONE), code=2)
+    assert str(root / "table.csv") in message and all(word in message for word in words), message
+
+
+def test_spans_that_are_longer_than_clips(fails):
+    spans = ["model.pretexts.wav2vec2.mask_length=80", "train_dataloader.dataset.speakers=4", "evaluation={}"]
+    message = fails(*train(SPEECH, *spans), code=1)
+    assert "59 frames, fewer than the 80 of one masked span" in message and "'mask_length' to at most 59" in message
+
+
+@pytest.mark.parametrize("place", ["train_dataloader.dataset", "evaluation.test"])
+def test_recordings_of_another_rate_than_the_record(fails, tmp_path, place):
+    message = fails("validate", SPEECH, "--set", f"{place}.sample_rate=16000", code=2)
+    assert f"{place}.sample_rate = 16000" in message and "sample_rate = 8000" in message and "'8000'" in message
+
+
+def test_groups_that_are_not_there(fails):
+    contrast = ["model.type=ContrastiveClassifier", "train_dataloader.dataset.speakers=4"]
+    message = fails("validate", TUNING_SPEECH, "--set", *contrast, "model.across_groups=True", code=2)
+    assert "model.group_key = None" in message and "'speaker'" in message
+    message = fails(*train(TUNING_SPEECH, *contrast, "model.group_key=speker"), code=1)
+    assert "group_key = 'speker'" in message and "nearest is 'speaker'" in message
+    message = fails(*train(TUNING_SPEECH, "train_dataloader.sampler.groups=speaker"), "--overwrite", code=1)
+    assert "PKSampler.groups = 'speaker'" in message and "nearest is 'speakers'" in message
+
+
+def test_speakers_and_sizes_that_nobody_knows(fails):
+    message = fails("validate", SPEECH, "--set", "model.backbone.preset=bse", code=2)
+    assert "model.backbone.preset = 'bse'" in message and "nearest is 'base'" in message
+    if "PERCEPTION_DATA" in os.environ:
+        place = "train_dataloader.dataset.held_out_speaker"
+        message = fails("validate", "speech/joint_tiny_fsdd", "--set", f"{place}=lukas", code=2)
+        assert f"{place} = 'lukas'" in message and "nearest is 'lucas'" in message
 
 
 @pytest.mark.parametrize(
@@ -194,7 +293,7 @@ def test_features_of_another_width(fails, tmp_path):
     assert "9" in message and "64" in message
 
 
-@pytest.mark.parametrize(("config", "classes"), [(TUNING, 5), (TUNING_CLIPS, 3)])
+@pytest.mark.parametrize(("config", "classes"), [(TUNING, 5), (TUNING_CLIPS, 3), (TUNING_SPEECH, 3)])
 def test_labels_out_of_range(fails, config, classes):
     message = fails("train", config, "--out", "run", "--set", f"model.num_classes={classes}", code=1)
     assert f"model.num_classes = {classes}" in message and "out of range" in message
@@ -450,6 +549,7 @@ def test_truncated_checkpoint(fails, trained, tmp_path):
 STARTS = [
     (TUNING, "model.backbone.init_from"),
     (TUNING_CLIPS, "model.backbone.init_from"),
+    (TUNING_SPEECH, "model.backbone.init_from"),
     (TOWERS, "model.backbone.init_from"),
     ("remote_sensing/finetune_clip-tiny_land-cover", "model.backbone.init_from"),
     ("driving/finetune_pillars_scenes", "model.backbone.init_from"),
@@ -557,6 +657,11 @@ def test_typo_in_the_command(fails):
     [
         (IMAGES, {"patch_size": 3, "num_heads": 7}, ["image_size", "num_heads"]),
         (CLIPS, {"patch_size": 5, "tubelet": 3, "position": "learned"}, ["image_size", "frames", "position"]),
+        (
+            SPEECH,
+            {"num_heads": 7, "pos_groups": 9, "conv_strides": (5, 2)},
+            ["num_heads", "pos_groups", "conv_strides"],
+        ),
     ],
 )
 def test_impossible_sizes(fails, config, changes, keys):

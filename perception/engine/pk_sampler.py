@@ -9,7 +9,7 @@ import numpy as np
 from perception.datasets.balance import class_members
 from perception.engine.balanced_sampler import labels_of
 from perception.engine.sampler import ResumableSampler
-from perception.errors import DataError, check_arguments
+from perception.errors import DataError, check_arguments, not_among
 from perception.registry import DATA_SAMPLERS
 from perception.signatures import at_least
 
@@ -106,9 +106,10 @@ def groups_of(dataset: Any, name: str) -> np.ndarray:
     found = getattr(dataset, name, None)
     groups = None if found is None else np.asarray(found)
     if groups is None or groups.shape != (len(dataset),):
-        raise DataError(
-            f"PKSampler.groups = {name!r}: {type(dataset).__name__} has no such attribute with one group a sample"
-        )
+        arrays = {key: value for key, value in vars(dataset).items() if isinstance(value, np.ndarray)}
+        near = not_among(name, [key for key, value in arrays.items() if value.shape == (len(dataset),)])
+        text = f"{type(dataset).__name__} has no such attribute with one group a sample"
+        raise DataError(f"PKSampler.groups = {name!r}: {text}; it is {near}")
     return np.unique(groups, return_inverse=True)[1]
 
 

@@ -75,7 +75,8 @@ class ContrastHead(nn.Module):
         groups = None
         if self.group_key is not None:
             if self.group_key not in batch:
-                raise DataError(f"group_key = {self.group_key!r}: the batch holds only {', '.join(sorted(batch))}")
+                near = not_among(self.group_key, sorted(batch))
+                raise DataError(f"group_key = {self.group_key!r}: in the batch it is {near}")
             groups = batch[self.group_key]
             groups = groups[batch["mask"]] if "mask" in batch else groups
         pairs = contrast_pairs(embeddings, labels, None, groups, self.anchors, self.across_groups, gather=self.gather)

@@ -50,8 +50,32 @@ def bad_files(folder):
     data = (folder / "whole.flac").read_bytes()
     (folder / "cut.flac").write_bytes(data[: len(data) // 2])
     (folder / "damaged.wav").write_bytes(b"RIFF no audio at all")
-    kinds = {kind: folder / f"{kind}.wav" for kind in ("silent", "empty", "too short", "not finite", "damaged")}
+    soundfile.write(folder / "cut off.wav", good, 8000)
+    (folder / "cut off.wav").write_bytes((folder / "cut off.wav").read_bytes()[:9000])
+    kinds = {
+        kind: folder / f"{kind}.wav" for kind in ("silent", "empty", "too short", "not finite", "damaged", "cut off")
+    }
     return {**kinds, "missing": folder / "nowhere.wav"}
+
+
+def test_wavs_of_streams_do_not_know_their_length_and_are_whole(tmp_path):
+    soundfile.write(tmp_path / "whole.wav", tone(8000), 8000)
+    data = bytearray((tmp_path / "whole.wav").read_bytes())
+    at = data.index(b"data") + 4
+    assert int.from_bytes(data[at : at + 4], "little") == 8000
+    for size in (0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000):
+        data[at : at + 4] = size.to_bytes(4, "little")
+        (tmp_path / "stream.wav").write_bytes(data)
+        whole, stream = (read_audio(AudioRecord(tmp_path / f"{name}.wav"), 8000) for name in ("whole", "stream"))
+        assert np.array_equal(whole, stream)
+    data[at : at + 4] = (8002).to_bytes(4, "little")  # a single sample is missing
+    (tmp_path / "stream.wav").write_bytes(data)
+    with pytest.raises(BadAudioError, match=r"stream\.wav' is cut off: 8000 of the 8002 bytes"):
+        read_audio(AudioRecord(tmp_path / "stream.wav"), 8000)
+    (tmp_path / "nothing.wav").write_bytes(b"")
+    with pytest.raises(BadAudioError, match="no bytes") as caught:
+        read_audio(AudioRecord(tmp_path / "nothing.wav"), 8000)
+    assert caught.value.kind == "empty"
 
 
 def test_every_fault_is_named_and_counted(tmp_path):
@@ -59,13 +83,13 @@ def test_every_fault_is_named_and_counted(tmp_path):
     soundfile.write(tmp_path / "good.wav", tone(8000), 8000)
     records = [AudioRecord(path) for path in [*files.values(), tmp_path / "good.wav", tmp_path / "cut.flac"]]
     good, places, dropped = usable(records, "skip", 0.1, "Test")
-    assert good == [6] and places.tolist() == [[8000, 0, 4000]] and len(dropped) == 7
+    assert good == [7] and places.tolist() == [[8000, 0, 4000]] and len(dropped) == 8
     for kind, path in files.items():
         assert str(path) in dropped[str(AudioRecord(path))], kind
-    with pytest.raises(DataError, match=r"4 of 8 clips cannot be used \(.*1 empty.*on_error='skip'") as error:
+    with pytest.raises(DataError, match=r"5 of 9 clips cannot be used \(.*1 empty.*on_error='skip'") as error:
         usable(records, "raise", 0.1, "Test")  # headers only: silence is found when it is read
     assert str(files["empty"]) in str(error.value)
-    for kind in ("silent", "not finite", "damaged", "missing", "empty"):
+    for kind in ("silent", "not finite", "damaged", "missing", "empty", "cut off"):
         with pytest.raises(BadAudioError) as error:
             read_audio(AudioRecord(files[kind]), 8000)
         assert error.value.kind == kind and str(files[kind]) in str(error.value)

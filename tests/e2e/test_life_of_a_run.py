@@ -20,6 +20,7 @@ CASES = {
     "image": ("image/mae_vit-tiny_digits", "image/finetune_vit-tiny_digits"),
     "graph": ("graph/graphmae_gat_digits", None),
     "remote sensing": ("remote_sensing/clip_tiny_land-cover", "remote_sensing/finetune_clip-tiny_land-cover"),
+    "speech": ("speech/wav2vec2_tiny_varieties", "speech/finetune_wav2vec2-tiny_varieties"),
     "video": ("video/videomae_vit-tiny_moving-digits", "video/finetune_vit-tiny_moving-digits"),
 }
 SHORTER = {
@@ -31,6 +32,11 @@ SHORTER = {
         "evaluation.protocols.regions.dataset.count=2",
     ],
     "remote sensing": ["train_dataloader.dataset.count=128"],
+    "speech": [
+        "train_dataloader.dataset.speakers=4",
+        *(f"evaluation.{split}.speakers=4" for split in ("train", "val", "test")),
+        "evaluation.feature=None",
+    ],
     "video": [
         "train_dataloader.dataset.count=64",
         *(f"evaluation.{split}.count=40" for split in ("train", "val", "test")),
@@ -40,6 +46,11 @@ SHORTER_TUNING = {
     "driving": [
         "train_cfg.max_iters=2",
         *(f"{part}_dataloader.dataset.count=8" for part in ("train", "val", "test")),
+    ],
+    "speech": [
+        "train_cfg.max_epochs=1",
+        "train_cfg.val_interval=1",
+        *(f"{part}_dataloader.dataset.speakers=4" for part in ("train", "val", "test")),
     ],
     "video": [
         "train_cfg.max_iters=2",

@@ -11,10 +11,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny import DRIVING, DUAL_ENCODER, FUSION, same_weights, video_folder
+from tiny import DRIVING, DUAL_ENCODER, FUSION, same_weights, speech_folder, video_folder
 
 from perception.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 
@@ -118,8 +119,9 @@ def test_sigkill_of_driving_runs(tmp_path: Path, options: dict) -> None:
     assert any(k.endswith("running_mean") and v.abs().max() > 0 for k, v in weights.items())
 
 
-def test_sigkill_of_a_run_on_video_files(tmp_path: Path) -> None:
-    kill_until_done(tmp_path, kills=1, epochs=8, longest=0.2, **video_folder(tmp_path / "films"))
+@pytest.mark.parametrize("folder", [video_folder, speech_folder], ids=["video", "speech"])
+def test_sigkill_of_a_run_on_files(tmp_path: Path, folder: Callable) -> None:
+    kill_until_done(tmp_path, kills=1, epochs=8, longest=0.2, **folder(tmp_path / "files"))
     found = [(tmp_path / run / "scalars.jsonl").read_text().splitlines() for run in ("whole", "killed")]
     losses = [[json.loads(line).get("loss") for line in lines] for lines in found]
     assert losses[0] == losses[1] and any(losses[0])

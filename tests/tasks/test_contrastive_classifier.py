@@ -54,7 +54,7 @@ def test_fairkl_stands_beside_the_loss():
     g = model.contrast.projection(model.backbone.body(data["image"]))
     expected = 0.5 * 2.0 * supervised_contrast("fairkl", g, data["label"], groups=data["speaker"])
     torch.testing.assert_close(model(data)["fairkl_loss"], expected)
-    with pytest.raises(DataError, match="group_key = 'speaker': the batch holds only image, index, label"):
+    with pytest.raises(DataError, match="group_key = 'speaker': in the batch it is not one of image, index, label"):
         model(prepare(model, batch()))
 
 
