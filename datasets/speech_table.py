@@ -148,9 +148,8 @@ class SpeechTable(AudioClips):
             rows = read_speech_table(cfg["table"], cfg["root"])
             classes, labels = _numbered([row.label for row in rows])
             speakers = _numbered([row.speaker for row in rows])[1] if rows[0].speaker else None
-            _rows_of(
-                rows, labels, speakers, *(cfg[key] for key in ("split", "parts", "split_seed")), classes, cfg["table"]
-            )
+            split, parts, seed = cfg["split"], cfg["parts"], cfg["split_seed"]
+            _rows_of(rows, labels, speakers, split, parts, seed, classes, cfg["table"])
         except DataError as error:
             yield "table", str(error)
             return
