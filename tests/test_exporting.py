@@ -6,14 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy import ToyBackbone
 
 from perception.checkpoint import save_checkpoint
 from perception.errors import CheckpointError, ConfigError, PerceptionError
 from perception.exporting import build_backbone, export_backbone, load_backbone, load_weights, weights_hash
 from perception.registry import BACKBONES
-
-sys.path.insert(0, str(Path(__file__).parent / "evaluation"))
-from toy import ToyBackbone
 
 WIDE = {"type": "ToyBackbone", "width": 6}
 

@@ -1,11 +1,10 @@
 """Thirteen bands from GeoTIFF files through pre-training, embedding and the resize-and-normalise benchmark."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import resize_benchmark
 import tifffile
 import torch
 
@@ -15,9 +14,6 @@ from perception.datasets.eurosat import BANDS, EuroSAT
 from perception.engine.api import train
 from perception.errors import DataError
 from perception.validation import validate_config
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-import resize_benchmark
 
 # The order of most weights: B8A after B08, while the files have it last.
 ORDER = (*BANDS[:8], "B8A", *BANDS[8:12])

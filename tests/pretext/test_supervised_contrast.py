@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_speech import tiny
 
 from perception.config import load_config
 from perception.errors import ConfigError, DataError
@@ -54,6 +55,27 @@ def test_views_are_contrasted_view_by_view(backbone):
         labels = batch["label"] if supervised else None
         expected = supervised_contrast("supcon", projected, labels, temperature=0.2)
         torch.testing.assert_close(pretext(backbone, batch)["loss"], expected)
+
+
+def test_views_of_waveforms_are_contrasted_without_their_padding():
+    """Windows of clips that are shorter than the window: each view counts for its real samples alone."""
+    torch.manual_seed(0)
+    encoder = tiny("group", preprocess=dict(type="SpeechPreprocess", sample_rate=8000)).eval()
+    record = dict(type="SpeechViews", crop_seconds=2.0)
+    data = DATASETS.build(
+        dict(type="SpokenVarieties", split="train", speakers=4, sample_rate=8000, transforms=[record])
+    )
+    batch = encoder.preprocess(data.__getitems__(range(6)))
+    views, lengths = batch["views"], batch["view_lengths"]
+    assert views[0].shape == (6, 16000) and lengths[0].max() < 16000 and len(set(lengths[0].tolist())) > 3
+    alone = [
+        torch.cat([encoder.encode({"audio": clip[None, :n]}) for clip, n in zip(view, length, strict=True)])
+        for view, length in zip(views, lengths, strict=True)
+    ]
+    pretext = build(encoder, supervised=False, options={"temperature": 0.2})
+    projected = torch.stack([pretext.head.projection(x) for x in alone], dim=1)
+    expected = supervised_contrast("supcon", projected, None, temperature=0.2)
+    torch.testing.assert_close(pretext(encoder, batch)["loss"], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_fairkl_and_positives_across_groups(backbone):

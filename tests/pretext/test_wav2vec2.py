@@ -1,14 +1,8 @@
 """The wav2vec 2.0 pretext against transformers' Wav2Vec2ForPreTraining, and what it must not look at."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "backbones"))
-
 from tiny_speech import clips, public_config, shake, tiny
 
 from perception.errors import ConfigError, DataError

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "backbones"))
-
 from tiny_speech import clips, tiny
+from torch import multiprocessing
 
 from perception.pretext.wav2vec2 import Wav2Vec2
 

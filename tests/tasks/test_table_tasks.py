@@ -1,19 +1,14 @@
 """Several heads on one backbone, a regression head, and frozen backbones whose batch norms stand still."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
+from table_models import encoder_config, raw_batch, table_config
 
 from perception.errors import ConfigError, DataError
 from perception.registry import METRICS, MODELS
 from perception.tasks.regressor import regression_loss
 from perception.validation import validate_config
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "backbones"))
-from table_models import encoder_config, raw_batch, table_config
 
 
 def task(kind="EnsembleClassifier", **changes):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from benchmarks import harness
+from benchmarks.harness import Contender, Target, compare, peak_memory, report, training_step
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-from benchmarks import harness  # noqa: E402
-from benchmarks.harness import Contender, Target, compare, peak_memory, report, training_step  # noqa: E402
 
 MIB = 2**20
 

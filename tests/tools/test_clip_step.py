@@ -1,13 +1,7 @@
 """Both contenders of the CLIP benchmark do the same work: equal losses and equal weights, step by step."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-
 from benchmarks import clip_step
 
 MINI = clip_step.Size(image=32, patch=16, layers=2, width=64, text_layers=2, context=24, words=40)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import FUSION
 
 from perception.cli._runs import open_run
 from perception.cli.eval import trained_runner
@@ -18,9 +18,6 @@ from perception.engine.api import train
 from perception.evaluation.corruption_runs import corruptions_of, scores_under
 from perception.transforms.corrupt import CAMERA_LEVEL, SCENE_LEVEL, Corrupt
 from perception.transforms.driving_preprocess import DrivingPreprocess
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
-from tiny import FUSION
 
 ROOT = Path(__file__).parents[2]
 _SPEC = importlib.util.spec_from_file_location("robustness", ROOT / "tools" / "robustness.py")
