@@ -107,21 +107,28 @@ def read_audio(
     """
     import soundfile
 
-    rate, frames = audio_header(record.path)
     if count is None:
-        first, count = clip_frames(record, rate, frames, 0.0)
+        first, count = clip_frames(record, *audio_header(record.path), 0.0)
+    elif not record.path.is_file():
+        raise BadAudioError("missing", f"{record} does not exist")
     try:
-        values, _ = soundfile.read(str(record.path), frames=count, start=first, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(str(record.path)) as file:
+            rate = file.samplerate
+            file.seek(first)
+            values = file.read(count, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise BadAudioError("damaged", f"{record} cannot be read: {error}") from error
     if len(values) < count:
         raise BadAudioError("cut off", f"{record} is cut off: {len(values)} of {count} frames are there")
     mono = values.mean(axis=1, dtype=np.float32) if values.shape[1] > 1 else values[:, 0]
-    if not np.isfinite(mono).all():
+    peak = np.abs(mono).max()
+    if not np.isfinite(peak):  # one sample that is not finite makes it so
         raise BadAudioError("not finite", f"{record} holds numbers that are not finite")
-    if not may_be_silent and np.abs(mono).max() <= SILENCE:
+    if not may_be_silent and peak <= SILENCE:
         raise BadAudioError("silent", f"{record} is silent: no sample beyond {SILENCE:g} of full scale")
-    return np.clip(resample(np.ascontiguousarray(mono), rate, sample_rate), -1.0, 1.0)
+    if peak > 1 and rate == sample_rate:
+        mono = np.clip(mono, -1.0, 1.0)
+    return resample(np.ascontiguousarray(mono), rate, sample_rate)  # which clips what it changes
 
 
 def usable(

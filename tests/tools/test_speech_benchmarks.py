@@ -76,4 +76,4 @@ def test_loaders_give_the_same_waveforms(monkeypatch, tmp_path):
         speech_loading.folder.cache_clear()
     row = result["rows"][0]
     assert result["hours_a_minute"]["perception"] == pytest.approx(3 / 3600 / (row["median_cpu_s"] / 60))
-    assert [r["limit"] for r in result["ratios"]] == [1.1, 1.1] and "hours of audio a minute" in result["notes"][1]
+    assert [r["limit"] for r in result["ratios"]] == [1.25, 1.25] and "hours of audio a minute" in result["notes"][1]

@@ -20,7 +20,7 @@ from .harness import Contender, Step, Target, compare
 FILES, SECONDS, RATE = 32, 10, 16000
 OTHER_RATE = 44100  # stereo
 NAMES = ("perception", "plain soundfile", "perception, resampled", "plain soundfile and soxr")
-LIMIT = 1.1  # plain reading checks nothing
+LIMIT = 1.25  # plain reading looks for no silence and no lost sample
 
 
 @cache
@@ -91,7 +91,7 @@ def hours_a_minute(seconds: float) -> float:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Ours within a tenth of plain reading, of either kind."""
+    """Ours within a quarter of plain reading, of either kind."""
     builds = (build_ours, build_peer, build_ours_resampled, build_peer_resampled)
     contenders = [Contender(name, build) for name, build in zip(NAMES, builds, strict=True)]
     targets = [Target(NAMES[0], NAMES[1], LIMIT), Target(NAMES[2], NAMES[3], LIMIT)]
