@@ -24,9 +24,13 @@ _SIZES = ("embed_dim", "depth", "num_heads", "ffn_dim", "norm", "conv_gradient",
 
 
 def resolved(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes of a config: given ones, else the preset's, else the defaults."""
+    """Sizes of a config: given ones, else the preset's, else the defaults; and ``conv_bias``."""
     preset = PRESETS.get(str(cfg["preset"]), {})
-    return {key: cfg[key] if cfg[key] is not None else preset.get(key, _DEFAULTS.get(key)) for key in _SIZES}
+    sizes = {key: cfg[key] if cfg[key] is not None else preset.get(key, _DEFAULTS.get(key)) for key in _SIZES}
+    bias = cfg["conv_bias"]
+    # WavLM LARGE has none, unlike the others of its kind.
+    sizes["conv_bias"] = sizes["norm"] == "layer" and cfg["architecture"] != "wavlm" if bias is None else bool(bias)
+    return sizes
 
 
 def model_of(architecture: str) -> tuple[Any, Any]:

@@ -34,24 +34,23 @@ class SpeechEncoder(Backbone):
 
     Args:
         architecture: ``'wav2vec2'`` (XLS-R too), ``'hubert'`` or ``'wavlm'``.
-        preset: ``'base'``, ``'large'``, ``'xls-r-300m'``, ``'xls-r-1b'``, ``'xls-r-2b'``, or ``None``, where all
-            sizes without a default below must be given. What is given beside a preset replaces its value.
+        preset: ``'base'``, ``'large'``, ``'xls-r-300m'``, ``'xls-r-1b'``, ``'xls-r-2b'``, or ``None``: all sizes
+            without a default below must be given. What is given beside a preset replaces its value.
         embed_dim: width D of the transformer.
         depth: number of its layers L.
         num_heads: attention heads of a layer.
         ffn_dim: hidden width of a feed-forward part.
-        norm: ``'group'``: one norm per channel over time after the first convolution, no biases, norms after the
-            residual sums (BASE); ``'layer'``: a norm over channels after every convolution, biases, norms before the
-            layers (LARGE, XLS-R).
+        norm: ``'group'``: one norm per channel over time after the first convolution, norms after the residual sums
+            (BASE); ``'layer'``: a norm over channels after every convolution, norms before the layers (LARGE, XLS-R).
+        conv_bias: biases of the convolutions; ``None``: with ``norm='layer'``, but not in WavLM.
         conv_gradient: factor of the gradient that enters the convolutions: 0.1 for BASE, 1 for LARGE.
         conv_dim: channels of every convolution; 512 by default.
         conv_kernels: samples or frames that each convolution sees.
-        conv_strides: and by how many it moves on; their product is the hop.
-        pos_kernel: frames of the convolution that gives positions; 128 by default.
-        pos_groups: its groups; 16 by default.
+        conv_strides: by how many it moves on; their product is the hop.
+        pos_kernel, pos_groups: frames and groups of the convolution that gives positions; 128 and 16 by default.
         drop_rate: dropout of the projected features, attention weights and residual branches.
         layer_drop: probability of leaving out a layer in training.
-        freeze_convs: the convolutions get no gradient, as in fine-tuning.
+        freeze_convs: no gradient for the convolutions, as in fine-tuning.
         padding: ``'exact'``: a clip gives the same in any batch; norms over time and attention see real frames only.
             ``'zeros'``: as BASE was trained: with ``norm='group'`` statistics and attention include the zeros of the
             padding, so results depend on the longest clip of the batch.
@@ -86,6 +85,7 @@ class SpeechEncoder(Backbone):
         norm: str | None = None,
         conv_gradient: float | None = None,
         conv_dim: int | None = None,
+        conv_bias: bool | None = None,
         conv_kernels: Sequence[int] = KERNELS,
         conv_strides: Sequence[int] = STRIDES,
         pos_kernel: int | None = None,
@@ -108,8 +108,8 @@ class SpeechEncoder(Backbone):
         self.architecture, self.conv_norm, self.pre_norm = architecture, sizes["norm"], sizes["norm"] == "layer"
         self.embed_dims, self.depth, self.num_heads = sizes["embed_dim"], sizes["depth"], sizes["num_heads"]
         self.conv_dim, self.conv_gradient = sizes["conv_dim"], sizes["conv_gradient"]
-        self.kernels, self.conv_strides = tuple(conv_kernels), tuple(conv_strides)
-        self.drop_rate, self.layer_drop, self.padding = drop_rate, layer_drop, padding
+        self.kernels, self.conv_strides, self.padding = tuple(conv_kernels), tuple(conv_strides), padding
+        self.drop_rate, self.layer_drop = drop_rate, layer_drop
         self.out_indices = tuple(sorted(i % self.depth for i in out_indices))
         self.hop = math.prod(conv_strides)
         self.receptive_field = speech_frames.receptive_field(self.kernels, self.conv_strides)
@@ -124,7 +124,7 @@ class SpeechEncoder(Backbone):
                 conv_dim=(self.conv_dim,) * len(self.kernels),
                 conv_kernel=self.kernels,
                 conv_stride=self.conv_strides,
-                conv_bias=self.pre_norm,
+                conv_bias=sizes["conv_bias"],
                 feat_extract_norm=self.conv_norm,
                 do_stable_layer_norm=self.pre_norm,
                 num_conv_pos_embeddings=sizes["pos_kernel"],

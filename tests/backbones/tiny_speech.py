@@ -23,7 +23,7 @@ def public_config(norm="layer", architecture="wav2vec2", **changes):
         num_attention_heads=4,
         intermediate_size=48,
         conv_dim=(16,) * 7,
-        conv_bias=norm == "layer",
+        conv_bias=norm == "layer" and architecture != "wavlm",
         feat_extract_norm=norm,
         do_stable_layer_norm=norm == "layer",
         num_conv_pos_embeddings=8,
