@@ -32,6 +32,7 @@ from perception.registry import PRETEXTS
 from perception.transforms.preprocess import Batch
 
 SPACES = ("projector", "map")
+ANCHORS = ("regions", "all")
 NEGATIVES = ("sweep", "batch")
 _POINT_KEYS = ("points", "region", "point_id", "lidar_aug")
 
@@ -111,14 +112,14 @@ class RegionDistillation(_FromTeacher):
     Args:
         teacher: ``dict(init_from=RUN)``: the run, checkpoint or export of a LiDAR branch.
         rich: points of regions that are drawn from a sweep.
-        poor: points without a region that are drawn; negatives, and anchors if they have a weight.
+        poor: points without a region that are drawn; negatives, and with ``anchors="all"`` anchors, too.
         temperature: of the softmax.
         hidden_dim: width of the student's projector; ``None`` takes that of its map, 0 makes it a linear map.
         space: ``projector``: the teacher's embeddings, through the projector that it was contrasted with, which stays
             as it is; ``map``: the vectors of its map, channels brought to mean 0 and variance 1 over the points of the
             batch. An export has no projector and teaches by its map.
-        poor_weight: share of the loss that goes to points without a region, as anchors; all of a sweep weigh the same
-            there. 0 is the paper's, where points of regions alone are anchors and every region weighs the same.
+        anchors: ``regions``: points of regions, every region of the same weight; ``all``: all points that are drawn,
+            each of the same, so that regions come in by ``rich`` and ``poor`` alone.
         negatives: ``sweep``: points of the same sweep; ``batch``: those of all sweeps of a process.
 
     ``forward`` gives ``loss`` and, for the log, ``agreement``: the mean cosine of the two embeddings of a point.
@@ -134,13 +135,13 @@ class RegionDistillation(_FromTeacher):
         temperature: float = 0.07,
         hidden_dim: int | None = None,
         space: str = "projector",
-        poor_weight: float = 0.0,
+        anchors: str = "regions",
         negatives: str = "sweep",
     ) -> None:
         check_arguments("model.pretexts.rad", self.check_config, locals())
         super().__init__(teacher, rich, poor, by_region=True)
         self.temperature, self.hidden_dim = temperature, hidden_dim
-        self.poor_weight, self.over_batch = poor_weight, negatives == "batch"
+        self.all_anchors, self.over_batch = anchors == "all", negatives == "batch"
         self.teacher_projector = None
         if space == "projector":
             self.teacher_projector = _projector_of(self.source, self.teacher.bev_channels)
@@ -168,20 +169,16 @@ class RegionDistillation(_FromTeacher):
             rich = chosen.valid & (chosen.region >= 0)
             cosine = (student.detach() * teacher).sum(dim=-1)[rich]
             agreement = cosine.mean() if len(cosine) else cosine.new_zeros(())
-        loss = self.contrast(student, teacher, chosen.region, chosen.valid)
-        if self.poor_weight:
-            ground = torch.where(chosen.valid & (chosen.region < 0), 0, -1)
-            others = self.contrast(student, teacher, ground, chosen.valid)
-            loss = (1 - self.poor_weight) * loss + self.poor_weight * others
-        return {"loss": loss, "agreement": agreement}
-
-    def contrast(self, student: Tensor, teacher: Tensor, region: Tensor, valid: Tensor) -> Tensor:
-        """``region_distillation`` of unit embeddings (B, K, E), with negatives of the sweep or of the batch."""
+        region, valid = chosen.region, chosen.valid
+        if self.all_anchors:
+            region = torch.where(valid, 0, -1)
         if self.over_batch and region.numel():
-            first = (region.max() + 1) * torch.arange(len(region), device=region.device).unsqueeze(1)
+            count = region.max() + 1
+            first = count * torch.arange(len(region), device=region.device).unsqueeze(1)
             region = torch.where(region >= 0, region + first, -1).reshape(1, -1)
             student, teacher, valid = (part.flatten(0, 1).unsqueeze(0) for part in (student, teacher, valid))
-        return region_distillation(student, teacher, region, valid, self.temperature)
+        loss = region_distillation(student, teacher, region, valid, self.temperature)
+        return {"loss": loss, "agreement": agreement}
 
     def embed(self, vectors: Tensor, valid: Tensor) -> Tensor:
         """Vectors (B, K, C) of the student's map -> unit embeddings (B, K, E) in the teacher's space."""
@@ -206,11 +203,9 @@ class RegionDistillation(_FromTeacher):
         yield from super().check_config(cfg)
         checked = {**cfg, "projection_dim": None, "hidden_dim": cfg["hidden_dim"] or None}
         yield from contrast_faults(checked, ("rich", "poor"))
-        for key, known in (("space", SPACES), ("negatives", NEGATIVES)):
+        for key, known in (("space", SPACES), ("anchors", ANCHORS), ("negatives", NEGATIVES)):
             if cfg[key] not in known:
                 yield key, not_among(cfg[key], known)
-        if not 0 <= cfg["poor_weight"] <= 1:
-            yield "poor_weight", "must lie in [0, 1]"
 
 
 @PRETEXTS.register_module()
