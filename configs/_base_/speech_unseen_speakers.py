@@ -24,6 +24,8 @@ train_dataloader = dict(
         crop_seconds=1.0,
         transforms=[
             dict(type="SpeechSpeed", factors=(0.8, 0.9, 1.0, 1.1, 1.2)),  # moves formants: other throats
+            dict(type="SpeechChannel"),  # other microphones
+            dict(type="SpeechMask"),
             dict(type="SpeechGain"),
             dict(type="SpeechNoise"),
         ],
