@@ -125,6 +125,24 @@ def gather_with_grad(tensor: Tensor) -> Tensor:
     return tensor if rank_and_world()[1] == 1 else _Gather.apply(tensor)
 
 
+def gather_rows(tensor: Tensor) -> tuple[Tensor, int]:
+    """(B_r, ...) of every rank r, in the order of ranks: (sum of B_r, ...), and where this rank's rows start.
+
+    Unlike for ``gather_with_grad`` the ranks may hold different numbers of rows, or none. Backward is the same.
+    """
+    rank, world = rank_and_world()
+    if world == 1:
+        return tensor, 0
+    counts = _gathered(torch.tensor([len(tensor)], device=tensor.device)).tolist()
+    most = max(counts)
+    padding = tensor.new_zeros(most - len(tensor), *tensor.shape[1:])
+    rows = gather_with_grad(torch.cat([tensor, padding]))
+    if min(counts) < most:
+        real = [torch.arange(count, device=tensor.device) + i * most for i, count in enumerate(counts)]
+        rows = rows[torch.cat(real)]
+    return rows, sum(counts[:rank])
+
+
 def rank_and_world() -> tuple[int, int]:
     """(rank, number of ranks); (0, 1) without a process group."""
     if dist.is_available() and dist.is_initialized():

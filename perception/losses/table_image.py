@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perception.losses.contrastive import gather_with_grad, rank_and_world, sum_over_ranks
+from perception.losses.contrastive import gather_rows, rank_and_world, sum_over_ranks
 
 NEGATIVE_FLOOR = 1e-4
 _PROBABILITY_FLOOR = 1e-8
@@ -33,8 +33,8 @@ def image_table_contrast(
         table: (B, E) embeddings of length 1; row i belongs to image i.
         temperature: divides the cosines.
         image_weight: the lambda of the formula, in [0, 1].
-        gather: contrast with the rows of all ranks, if there are several, which must hold batches of one size. A rank
-            returns the loss of its own rows; the mean over ranks, of losses as of gradients, is that of all rows.
+        gather: contrast with the rows of all ranks, if there are several; they may hold different numbers of rows. A
+            rank returns the share of its own rows; the mean over ranks, of losses as of gradients, is that of all rows.
 
     Returns:
         Scalar, float32 for inputs of lower precision. For equal orthonormal rows ``log(1 + (B - 1) exp(-1 / T))``.
@@ -42,12 +42,12 @@ def image_table_contrast(
     if image.ndim != 2 or image.shape != table.shape:
         raise ValueError(f"images {tuple(image.shape)} and tables {tuple(table.shape)} must be embeddings (B, E)")
     image, table = (z.to(torch.promote_types(z.dtype, torch.float32)) for z in (image, table))
-    rank, world = rank_and_world() if gather else (0, 1)
-    images, tables = (gather_with_grad(z) if world > 1 else z for z in (image, table))
-    target = torch.arange(len(image), device=image.device) + rank * len(image)
-    forth = F.cross_entropy(image @ tables.T / temperature, target)
-    back = F.cross_entropy(table @ images.T / temperature, target)
-    return image_weight * forth + (1.0 - image_weight) * back
+    (images, first), (tables, _) = (gather_rows(z) if gather else (z, 0) for z in (image, table))
+    target = torch.arange(len(image), device=image.device) + first
+    forth = F.cross_entropy(image @ tables.T / temperature, target, reduction="sum")
+    back = F.cross_entropy(table @ images.T / temperature, target, reduction="sum")
+    world = rank_and_world()[1] if gather else 1
+    return (image_weight * forth + (1.0 - image_weight) * back) * (world / max(len(images), 1))
 
 
 @torch.no_grad()

@@ -15,7 +15,8 @@ GROUPS = torch.tensor([3, 8, 3, 8, 1, 3])  # equal texts within a rank and acros
 CASES = [
     (name, targets, chunk_size) for name in ("clip", "siglip") for targets in (None, GROUPS) for chunk_size in (None, 2)
 ]
-CASES.append(("image_table", None, None))  # TIP's contrast, of two unequal weights
+# TIP's contrast, of two unequal weights; then the first of the ranks has fewer rows, or none.
+CASES += [("image_table", None, None), ("image_table", 2, None), ("image_table", 0, None)]
 
 
 def parameters():
@@ -35,7 +36,7 @@ def loss_of(case, rows, gather):
     name, targets, chunk_size = case
     images, texts, log_scale, bias = leaves = parameters()
     x, y = (F.normalize(part[rows] @ weight, dim=1) for part, weight in zip(inputs(), (images, texts), strict=True))
-    groups = None if targets is None else targets[rows]
+    groups = targets[rows] if isinstance(targets, torch.Tensor) else None
     scale = log_scale.exp()
     if name == "clip":
         loss = clip_loss(x, y, scale, groups, chunk_size, gather) + 0.0 * bias
@@ -49,9 +50,11 @@ def loss_of(case, rows, gather):
 def work(rank, rendezvous, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=WORLD)
-    rows = slice(rank * BATCH // WORLD, (rank + 1) * BATCH // WORLD)
+    halves = slice(rank * BATCH // WORLD, (rank + 1) * BATCH // WORLD)
     results = []
     for case in CASES:
+        first = case[1] if isinstance(case[1], int) else BATCH // WORLD
+        rows = slice(first) if rank == 0 else slice(first, None)
         loss, gradients = loss_of(case, rows, gather=True)
         for gradient in gradients:  # as DistributedDataParallel does
             dist.all_reduce(gradient)
@@ -61,7 +64,7 @@ def work(rank, rendezvous, folder):
             dist.all_reduce(loss)
             loss /= WORLD
         results.append({"loss": loss, "gradients": list(gradients)})
-    local, _ = loss_of(CASES[0], rows, gather=False)
+    local, _ = loss_of(CASES[0], halves, gather=False)
     own = torch.full((1, 2), float(rank + 1), requires_grad=True)
     gathered = gather_with_grad(own)
     (gathered * torch.tensor([[1.0], [10.0]]) * (rank + 1)).sum().backward()
