@@ -8,26 +8,13 @@ Mean of the cubes, a new norm and a linear layer, as in VideoMAE. Under a minute
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.runtime import *
+    from .._base_.video_tiny import *
 
-_mean, _std = (0.521, 0.521, 0.521), (0.238, 0.238, 0.238)  # of the training clips
 _clips = dict(type="MovingDigits", task="direction")
 
 model = dict(
     type="Classifier",
-    backbone=dict(
-        type="VideoViT",
-        image_size=32,
-        frames=8,
-        patch_size=8,
-        tubelet=2,
-        embed_dim=128,
-        depth=4,
-        num_heads=4,
-        mlp_ratio=2.0,
-        drop_path_rate=0.1,
-        preprocess=dict(type="VideoPreprocess", size=(32, 32), frames=8, stride=1, mean=_mean, std=_std),
-    ),
+    backbone=dict(_encoder, drop_path_rate=0.1),
     num_classes=4,
     feature="mean",
     norm="layer",

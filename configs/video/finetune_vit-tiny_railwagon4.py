@@ -8,9 +8,8 @@ locations is tested, the one after it validates: fold=0 of the three data sets i
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.runtime import *
+    from .._base_.video_tiny import *
 
-_mean, _std = (0.521, 0.521, 0.521), (0.238, 0.238, 0.238)  # as video/videomae-ssl_vit-tiny_railwagon4
 _table = dict(
     type="VideoTable",
     table="$PERCEPTION_DATA/video/railwagon4/manifest.csv",
@@ -26,18 +25,7 @@ _table = dict(
 
 model = dict(
     type="FusionClassifier",
-    backbone=dict(
-        type="VideoViT",
-        image_size=32,
-        frames=8,
-        patch_size=8,
-        tubelet=2,
-        embed_dim=128,
-        depth=4,
-        num_heads=4,
-        mlp_ratio=2.0,
-        preprocess=dict(type="VideoPreprocess", size=(32, 32), frames=8, stride=1, mean=_mean, std=_std),
-    ),
+    backbone=_encoder,  # as video/videomae-ssl_vit-tiny_railwagon4
     branches=dict(video=[256, 128], text=[128, 64]),
     joint=[256, 128],
     text_encoder=dict(type="HashingTfidf", dim=384),

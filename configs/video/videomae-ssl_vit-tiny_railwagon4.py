@@ -9,9 +9,8 @@ static and 93.7 % for motion pixels; five locations do not tell 93.8 from 92.0. 
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.runtime import *
+    from .._base_.video_tiny import *
 
-_mean, _std = (0.521, 0.521, 0.521), (0.238, 0.238, 0.238)  # as video/videomae_vit-tiny_moving-digits, the start
 _clips = dict(
     type="VideoTable",
     table="$PERCEPTION_DATA/video/railwagon4/manifest.csv",
@@ -31,41 +30,16 @@ _table = dict(
 
 model = dict(
     type="Pretrainer",
-    backbone=dict(
-        type="VideoViT",
-        image_size=32,
-        frames=8,
-        patch_size=8,
-        tubelet=2,
-        embed_dim=128,
-        depth=4,
-        num_heads=4,
-        mlp_ratio=2.0,
-        preprocess=dict(type="VideoPreprocess", size=(32, 32), frames=8, stride=1, mean=_mean, std=_std),
-    ),
+    backbone=_encoder,  # with the record of video/videomae_vit-tiny_moving-digits, the start
     pretexts=dict(
-        video_mae=dict(
-            type="VideoMAE",
-            mask="shuffle",
-            mask_ratio=0.85,
-            target="raw",
-            decoder_dim=64,
-            decoder_depth=1,
-            decoder_num_heads=2,
-            decoder_mlp_ratio=2.0,
-        )
+        video_mae=dict(_masks, mask="shuffle", mask_ratio=0.85),
     ),
 )
 train_dataloader = dict(
     batch_size=24, num_workers=0, dataset=dict(**_clips, where=dict(split="train"), sampling="uniform")
 )
 train_cfg = dict(type="TrainLoop", max_epochs=60)
-optim_wrapper = dict(
-    type="AutocastOptimWrapper",
-    dtype="float32",
-    constructor="LayerDecay",  # no decay of biases, norms and tokens
-    optimizer=dict(type="AdamW", lr=5e-4, betas=(0.9, 0.999), weight_decay=0.05),
-)
+optim_wrapper = dict(_optimiser, optimizer=dict(type="AdamW", lr=5e-4, betas=(0.9, 0.999), weight_decay=0.05))
 param_scheduler = dict(type="LinearDecay")
 custom_hooks = [dict(type="ParameterDistance", interval=50)]
 

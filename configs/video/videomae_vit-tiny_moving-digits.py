@@ -9,48 +9,21 @@ were chosen among six short runs by the test split, so the figure shows that it 
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.runtime import *
+    from .._base_.video_tiny import *
 
-_mean, _std = (0.521, 0.521, 0.521), (0.238, 0.238, 0.238)  # of the training clips
 _clips = dict(type="MovingDigits", task="direction")
 
 model = dict(
     type="Pretrainer",
-    backbone=dict(
-        type="VideoViT",
-        image_size=32,
-        frames=8,
-        patch_size=8,
-        tubelet=2,  # 64 cubes
-        embed_dim=128,
-        depth=4,
-        num_heads=4,
-        mlp_ratio=2.0,
-        preprocess=dict(type="VideoPreprocess", size=(32, 32), frames=8, stride=1, mean=_mean, std=_std),
-    ),
+    backbone=_encoder,
     pretexts=dict(
-        video_mae=dict(
-            type="VideoMAE",
-            mask="tube",
-            mask_ratio=0.75,
-            target="raw",
-            decoder_dim=64,
-            decoder_depth=1,
-            decoder_num_heads=2,
-            decoder_mlp_ratio=2.0,
-            log_interpolation=50,
-        )
+        video_mae=dict(_masks, mask="tube", mask_ratio=0.75, log_interpolation=50),
     ),
 )
 
 train_dataloader = dict(batch_size=64, num_workers=0, dataset=dict(**_clips, split="pretrain"))
 train_cfg = dict(type="TrainLoop", max_epochs=60)
-optim_wrapper = dict(
-    type="AutocastOptimWrapper",
-    dtype="float32",
-    constructor="LayerDecay",  # no decay of biases, norms and tokens
-    optimizer=dict(type="AdamW", lr=2e-3, betas=(0.9, 0.95), weight_decay=0.05),
-)
+optim_wrapper = _optimiser
 param_scheduler = dict(type="CosineWarmup", warmup_epochs=2, min_lr=0.0, by_step=True)
 
 evaluation = dict(
