@@ -1,4 +1,4 @@
-"""A small encoder of speech at 8 kHz, of the shape of wav2vec 2.0 LARGE with a frame each 20 ms."""
+"""A small encoder of speech at 8 kHz, as wav2vec 2.0 LARGE with a frame each 20 ms, and how it is trained."""
 
 _rate = 8000
 _encoder = dict(
@@ -16,4 +16,11 @@ _encoder = dict(
     pos_kernel=16,
     pos_groups=8,
     preprocess=dict(type="SpeechPreprocess", sample_rate=_rate, normalize="utterance"),
+)
+_optimiser = dict(
+    type="AutocastOptimWrapper",
+    dtype="float32",
+    clip_grad=1.0,
+    constructor="LayerDecay",  # no decay of biases and norms
+    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
 )

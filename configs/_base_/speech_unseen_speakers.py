@@ -8,7 +8,7 @@ from mmengine.config import read_base
 
 with read_base():
     from .runtime import *
-    from .speech_tiny import _encoder, _rate
+    from .speech_tiny import _encoder, _optimiser, _rate
 
 _unseen = "lucas"
 _backbone = dict(_encoder, pos_groups=4, drop_rate=0.1)
@@ -31,11 +31,5 @@ train_dataloader = dict(
         ],
     ),
 )
-optim_wrapper = dict(
-    type="AutocastOptimWrapper",
-    dtype="float32",
-    clip_grad=1.0,
-    constructor="LayerDecay",  # no decay of biases and norms
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
-)
+optim_wrapper = _optimiser
 param_scheduler = dict(type="CosineWarmup", warmup_epochs=3, min_lr=0.0, by_step=True)

@@ -6,7 +6,7 @@ Spans and codebooks are smaller than the paper's, for words last half a second; 
 from mmengine.config import read_base
 
 with read_base():
-    from .speech_tiny import _encoder
+    from .speech_tiny import _encoder, _optimiser
 
 model = dict(
     type="Pretrainer",
@@ -26,11 +26,5 @@ model = dict(
         )
     ),
 )
-optim_wrapper = dict(
-    type="AutocastOptimWrapper",
-    dtype="float32",
-    clip_grad=1.0,
-    constructor="LayerDecay",  # no decay of biases and norms
-    optimizer=dict(type="AdamW", lr=2e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01),
-)
+optim_wrapper = dict(_optimiser, optimizer=dict(type="AdamW", lr=2e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01))
 param_scheduler = dict(type="CosineWarmup", warmup_epochs=3, min_lr=0.0, by_step=True)

@@ -10,7 +10,7 @@ from mmengine.config import read_base
 
 with read_base():
     from .._base_.runtime import *
-    from .._base_.speech_tiny import _encoder, _rate
+    from .._base_.speech_tiny import _encoder, _optimiser, _rate
 
 _words = dict(type="SpokenVarieties", label="variety", sample_rate=_rate)
 
@@ -36,11 +36,5 @@ val_evaluator = dict(type="MacroF1")
 test_evaluator = [dict(type="Accuracy"), dict(type="MacroF1")]
 
 train_cfg = dict(type="TrainLoop", max_epochs=8, val_interval=4)
-optim_wrapper = dict(
-    type="AutocastOptimWrapper",
-    dtype="float32",
-    clip_grad=1.0,
-    constructor="LayerDecay",  # no decay of biases and norms
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
-)
+optim_wrapper = _optimiser
 param_scheduler = dict(type="CosineWarmup", warmup_epochs=1, min_lr=0.0, by_step=True)
