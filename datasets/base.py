@@ -49,6 +49,7 @@ class Dataset(TorchDataset):
         modality: name of the modality.
         classes: class names in label order, empty without labels.
         full_batch: True where one batch is the whole data set (a node-level graph).
+        cut_by: arguments that decide which samples are in which split: the splits of a run must agree on them.
         captioned: True where ``fetch`` gives ``captions``.
         repeats: samples that a batch gets of every index, drawn independently, one pass over the indices after the
             other; more than one clip of a video that has been decoded, for instance.
@@ -57,6 +58,7 @@ class Dataset(TorchDataset):
     modality: ClassVar[str]
     classes: tuple[str, ...] = ()
     full_batch: ClassVar[bool] = False
+    cut_by: ClassVar[tuple[str, ...]] = ()
     captioned: ClassVar[bool] = False
     repeats: int = 1
 

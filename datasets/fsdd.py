@@ -55,6 +55,7 @@ class FSDD(ArrayClips):
         takes: (n,) int64.
     """
 
+    cut_by = ("held_out_speaker",)
     SPLITS = ("pretrain", "train", "test", "all")
 
     def __init__(

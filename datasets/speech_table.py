@@ -66,6 +66,7 @@ class SpeechTable(AudioClips):
         order: positions of ``classes`` in which neighbours are close; None without the column.
     """
 
+    cut_by = ("parts", "split_seed")
     SPLITS = ("pretrain", *PARTS, "all")
 
     def __init__(

@@ -73,6 +73,8 @@ class VideoTable(VideoFiles):
         dropped: reason by path, or by line, of everything that was left out.
     """
 
+    cut_by = ("split_by", "folds", "fold", "fold_seed")
+
     def __init__(
         self,
         table: str,

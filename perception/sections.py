@@ -179,15 +179,42 @@ def rate_faults(cfg: Mapping[str, Any]) -> Iterable[Fault]:
     rate = record.get("sample_rate") if isinstance(record, dict) else None
     if rate is None:
         return
-    loaders = ("train_dataloader", "val_dataloader", "test_dataloader")
-    sets = {f"{name}.dataset": (cfg.get(name) or {}).get("dataset") for name in loaders}
-    evaluation = cfg.get("evaluation")
-    if isinstance(evaluation, dict):
-        sets.update({f"evaluation.{key}": value for key, value in evaluation.items()})
     text = f"the backbone's Preprocess record takes model.backbone.preprocess.sample_rate = {rate}"
-    for place, dataset in sets.items():
-        if isinstance(dataset, dict) and dataset.get("sample_rate", rate) != rate:
+    loaders, judged = data_sets(cfg)
+    for place, dataset in {**loaders, **judged}.items():
+        if dataset.get("sample_rate", rate) != rate:
             yield Fault(f"{place}.sample_rate", dataset["sample_rate"], text, (str(rate),))
+
+
+def split_faults(cfg: Mapping[str, Any], find: Callable[[Any, Any], Any]) -> Iterable[Fault]:
+    """Splits of one data set that are cut in different ways, such that what is tested may have been trained on.
+
+    Args:
+        cfg: the whole config, plain, with the defaults of all types filled in.
+        find: class of a ``type``, ``None`` where it is unknown.
+    """
+    for sets in data_sets(cfg):
+        first: dict[tuple[str, ...], tuple[str, dict[str, Any]]] = {}
+        for place, dataset in sets.items():
+            cls = find(DATASETS, dataset.get("type"))
+            if not getattr(cls, "cut_by", ()) or dataset.get("split") in ("pretrain", "all"):
+                continue
+            source = tuple(str(dataset.get(key)) for key in ("type", "root", "table", "name"))
+            other, given = first.setdefault(source, (place, dataset))
+            for key in cls.cut_by:
+                if dataset.get(key) != given.get(key):
+                    text = f"{other}.{key} = {given.get(key)!r}: give both the same, or what is tested was trained on"
+                    yield Fault(f"{place}.{key}", dataset.get(key), text)
+
+
+def data_sets(cfg: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Configs of the data sets of the loaders, and of those of ``evaluation``, by their place."""
+    loaders = ("train_dataloader", "val_dataloader", "test_dataloader")
+    found = {f"{name}.dataset": (cfg.get(name) or {}).get("dataset") for name in loaders}
+    evaluation = cfg.get("evaluation")
+    judged = {f"evaluation.{key}": value for key, value in (evaluation or {}).items()}
+    kept = [{place: value for place, value in part.items() if isinstance(value, dict)} for part in (found, judged)]
+    return kept[0], kept[1]
 
 
 def _transforms(place: str, dataset: Any) -> Iterable[tuple[str, Sequence[Any]]]:

@@ -24,6 +24,7 @@ from perception.sections import (
     evaluation_faults,
     rate_faults,
     section_faults,
+    split_faults,
     view_faults,
 )
 from perception.signatures import MISSING, Signature, argument_faults, signature_of
@@ -149,6 +150,7 @@ def validate_config(cfg: Any, training: bool = True, data_sets: bool = True) -> 
     if not any(fault.path.startswith("model") or ".transforms." in fault.path for fault in faults):
         faults.extend(view_faults(filled, _find))
         faults.extend(rate_faults(filled))
+    faults.extend(split_faults(filled, _find))
     return faults
 
 

@@ -194,6 +194,12 @@ def test_recordings_of_another_rate_than_the_record(fails, tmp_path, place):
     assert f"{place}.sample_rate = 16000" in message and "sample_rate = 8000" in message and "'8000'" in message
 
 
+def test_a_speaker_that_is_unheard_in_the_test_alone(fails):
+    speaker = "train_dataloader.dataset.held_out_speaker"
+    message = fails("validate", "speech/ce_tiny_fsdd", "--set", f"{speaker}=theo", code=2)
+    assert "test_dataloader.dataset.held_out_speaker = 'lucas'" in message and f"{speaker} = 'theo'" in message
+
+
 def test_groups_that_are_not_there(fails):
     contrast = ["model.type=ContrastiveClassifier", "train_dataloader.dataset.speakers=4"]
     message = fails("validate", TUNING_SPEECH, "--set", *contrast, "model.across_groups=True", code=2)

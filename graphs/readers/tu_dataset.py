@@ -58,6 +58,8 @@ class TUDataset(GraphDataset):
         num_features: width D.
     """
 
+    cut_by = ("fold",)
+
     def __init__(
         self,
         name: str,
