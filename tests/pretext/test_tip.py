@@ -1,19 +1,14 @@
 """TIP's losses on a small encoder: values by hand, gradients where they belong, every loss alone, one pass a tower."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
+from table_models import encoder_config, raw_batch, record, table_config
 
 from perception.errors import ConfigError, DataError
 from perception.losses.table_image import HiddenCells
 from perception.pretext.table_cells import CellHeads
 from perception.registry import MODELS, PRETEXTS
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "backbones"))
-from table_models import encoder_config, raw_batch, record, table_config
 
 THIRD = 1 / 3
 

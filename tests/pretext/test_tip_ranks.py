@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
+from table_models import encoder_config, raw_batch, record, table_config
 from torch import multiprocessing
 
 from perception.losses.table_image import HiddenCells
 from perception.pretext import tip
 from perception.registry import MODELS
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "backbones"))
-from table_models import encoder_config, raw_batch, record, table_config
 
 WORLD, BATCH = 2, 8
 # The first rank hides one continuous cell a row, the second two cells of both kinds: its counts, and which kinds there
