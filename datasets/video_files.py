@@ -39,6 +39,10 @@ class VideoFiles(Dataset):
             ``uniform_views`` for tests, the same at every call; ``whole`` spreads T frames evenly over the video.
         views: clips in time of a video, for ``dense_views`` and ``uniform_views``; a single one lies in the middle.
         crops: squares along the longer side for tests, 1 (the middle) or 3.
+        first_seconds: clips are cut from this much of a video's start alone: from the frames that are shown before it
+            is over, by the mean frame rate of the file. Shorter videos are used whole, as all are with ``None``.
+            Folders of frames have no rate and are an error then. Where a list names the frames of a video, it counts
+            from the first of them.
         size: height and width of a clip; one number is a square. Frames are scaled until they cover it. ``None`` gives
             frames as they are, in a list where their sizes differ, to a transform that cuts them to size.
         short_side: scale the shorter side to this instead, before ``size`` is cut out or a transform cuts.
@@ -71,6 +75,7 @@ class VideoFiles(Dataset):
         sampling: str = "random",
         views: int = 1,
         crops: int = 1,
+        first_seconds: float | None = None,
         size: int | Sequence[int] | None = None,
         short_side: int | None = None,
         repeats: int = 1,
@@ -90,7 +95,7 @@ class VideoFiles(Dataset):
         self.size = None if size is None else _pair(size)
         cover = self.size if short_side is None else (short_side, short_side)
         decoder = VideoDecoder(backends, timeout, guard, default_cache())
-        self.source = VideoFrames(records, decoder, keep, cover)
+        self.source = VideoFrames(records, decoder, keep, cover, first_seconds)
         self.dropped: dict[str, str] = {}
         self._leave_out(on_error)
         self.records = self.source.records
@@ -179,7 +184,9 @@ class VideoFiles(Dataset):
         good = []
         for index, record in enumerate(records):
             reason = None if record.there else "does not exist"
-            if reason is None and on_error == "skip":
+            # A folder of frames has no rate, which is seen without reading it.
+            rateless = self.source.first_seconds is not None and record.path.is_dir()
+            if reason is None and (on_error == "skip" or rateless):
                 try:
                     self.source.total(index)
                 except DataError as error:
@@ -198,9 +205,8 @@ class VideoFiles(Dataset):
                 raise DataError(f"{type(self).__name__}: none of {len(records)} videos can be used: {first}{more}")
             text = f"left out {len(faults)} of {len(records)} videos: {first}{more}"
             print_log(f"{type(self).__name__}: {text}", logger="current", level=30)  # logging.WARNING
-            self.source = VideoFrames(
-                [records[i] for i in good], self.source.decoder, self.source.keep, self.source.cover
-            )
+            old = self.source
+            self.source = VideoFrames([records[i] for i in good], old.decoder, old.keep, old.cover, old.first_seconds)
         self.dropped = faults
 
     @classmethod
@@ -234,6 +240,8 @@ class VideoFiles(Dataset):
             yield "backends", "needs at least one"
         if not cfg["timeout"] > 0:
             yield "timeout", "must be positive"
+        if cfg["first_seconds"] is not None and not 0 < cfg["first_seconds"] < float("inf"):
+            yield "first_seconds", "must be a positive number of seconds, or None for whole videos"
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from perception.datasets.images import decode_image
 from perception.datasets.video_backends import Place
 from perception.datasets.video_decode import VideoDecoder
+from perception.datasets.video_sampling import frames_within
 from perception.datasets.video_worker import scale_to_cover
 from perception.errors import DataError
 
@@ -52,6 +53,7 @@ class VideoFrames:
         decoder: for those that are files.
         keep: hold the decoded frames of every video in memory once it has been asked for, scaled to ``cover``.
         cover: see ``VideoDecoder.read``.
+        first_seconds: nothing later than this is used, by the frame rate of each file; ``None`` uses all.
     """
 
     def __init__(
@@ -60,26 +62,29 @@ class VideoFrames:
         decoder: VideoDecoder,
         keep: bool = False,
         cover: tuple[int, int] | None = None,
+        first_seconds: float | None = None,
     ) -> None:
         self.records, self.decoder, self.keep, self.cover = list(records), decoder, keep, cover
+        self.first_seconds = first_seconds
         self._totals: dict[int, int] = {}
         self._images: dict[int, list[Path]] = {}
         self._kept: dict[int, np.ndarray] = {}
 
     def total(self, index: int) -> int:
-        """Number of frames of the video at ``index``, verified.
+        """Number of frames of the video at ``index`` that are used, verified.
 
         Raises:
-            DataError: it is missing, holds none, or fewer than its record says.
+            DataError: it is missing, holds none, or fewer than its record says, or it has no frame rate and
+                ``first_seconds`` needs one.
         """
         if index not in self._totals:
             record = self.records[index]
             if record.path.is_dir():
-                there, kind = len(self._pictures(index)), "frame folder"
+                there, kind, rate = len(self._pictures(index)), "frame folder", 0.0
             else:
                 seen = len(self.decoder.repaired)
                 info = self.decoder.info(record.path, record.place)
-                there, kind = info.frames, "video"
+                there, kind, rate = info.frames, "video", info.fps
                 if len(self.decoder.repaired) > seen:
                     promised = f"{info.frames} of the {info.reported} frames that its header promises"
                     print_log(f"video {str(record.path)!r} holds {promised}: those are used", "current", level=30)
@@ -87,8 +92,17 @@ class VideoFrames:
             if end > there or end <= record.first:
                 asked = f"frames {record.first} to {end - 1} are asked for" if end > record.first else "no frame"
                 raise DataError(f"{kind} {str(record.path)!r} has {there} frames: {asked}")
-            self._totals[index] = end - record.first
+            self._totals[index] = self._first(end - record.first, rate, f"{kind} {str(record.path)!r}")
         return self._totals[index]
+
+    def _first(self, total: int, rate: float, name: str) -> int:
+        """Frames of a video of ``total`` that ``first_seconds`` leaves, counted from the first of its record."""
+        if self.first_seconds is None:
+            return total
+        if not (np.isfinite(rate) and rate > 0):
+            told = "needs one; first_seconds=None uses all frames"
+            raise DataError(f"{name} has no frame rate, and first_seconds={self.first_seconds:g} {told}")
+        return int(frames_within(np.array([total]), np.array([rate]), self.first_seconds)[0])
 
     def read(self, index: int, numbers: np.ndarray) -> np.ndarray:
         """Frames (T, H, W, 3) uint8 RGB at ``numbers`` (T,) of the video at ``index``.

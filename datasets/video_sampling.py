@@ -137,6 +137,22 @@ def whole_frames(totals: np.ndarray, frames: int) -> np.ndarray:
     return np.linspace(0, _checked(totals) - 1, frames, axis=1).astype(np.int64)
 
 
+def frames_within(totals: np.ndarray, rates: np.ndarray, seconds: float) -> np.ndarray:
+    """Frames that are shown before ``seconds`` are over: frame i is shown from ``i / rate`` on. At least one.
+
+    Args:
+        totals: (n,) frames of every video.
+        rates: (n,) frames a second of every video.
+        seconds: length that is used; shorter videos are used whole.
+
+    Returns:
+        (n,) int64 numbers of frames.
+    """
+    # Files round their rates: a frame that begins at the limit must not count because 10 * 29.9999 was rounded up.
+    there = np.ceil(np.asarray(rates, dtype=np.float64) * seconds - 1e-3).astype(np.int64)
+    return np.minimum(_checked(totals), np.maximum(there, 1))
+
+
 def crop_offsets(length: int, size: int, crops: int = 3) -> np.ndarray:
     """Test: where ``crops`` windows of ``size`` start along a side of ``length``; one lies in the middle.
 

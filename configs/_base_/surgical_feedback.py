@@ -1,6 +1,6 @@
 """Surgical feedback from video and text (ML4H 2024) on a user's own table: columns, clips, and how heads are trained.
 
-data/surgical_feedback/feedback.csv has a line for every remark: ``clip id`` (path of the clip of 10 s), ``dialogue``
+data/surgical_feedback/feedback.csv has a line for every remark: ``clip id`` (path of the clip), ``dialogue``
 (transcript), ``trainee_behavior_change`` (0 or 1) and ``surgery``, by which the folds are divided.
 """
 

@@ -40,6 +40,8 @@ def test_values_of_the_card(name, batch, rate, decay, epochs, widths):
     assert loader["dataset"]["group"] == "surgery" and loader["dataset"].get("split_by", "group") == "group"
     with torch.device("meta"):
         model = MODELS.build(cfg["model"])
+    # Self-supervision on the first 10 s, the supervised stages on the whole clip.
+    assert loader["dataset"].get("first_seconds") == (10.0 if widths is None else None)
     if widths is None:
         mae = model.pretexts["video_mae"]
         assert mae.describe() == {"cubes that the encoder sees": f"{1568 - 1332} of 1568"}

@@ -1,6 +1,7 @@
 """Clips of files and frame folders: written here with known frames, and the real small sets."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 from perception.datasets.base import SampleKey
 from perception.datasets.concatenated import Concatenated
 from perception.datasets.railwagon4 import LOCATIONS, RailWagon4
+from perception.datasets.video_decode import VideoDecoder
 from perception.datasets.video_files import VideoFiles
 from perception.datasets.video_folder import VideoFolder, VideoManifest
 from perception.datasets.video_frames import VideoRecord
@@ -40,9 +42,9 @@ def write_frames(folder, count=24, size=(8, 12), start=0):
     return folder
 
 
-def write_video(path, frames=20, size=(48, 64)):
+def write_video(path, frames=20, size=(48, 64), rate=10.0):
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (size[1], size[0]))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, (size[1], size[0]))
     for i in range(frames):
         writer.write(np.full((*size, 3), 10 * i, np.uint8))
     writer.release()
@@ -117,6 +119,51 @@ def test_sizes(folders):
     write_frames(folders / "wave" / "large", size=(10, 10))
     ragged = VideoFolder(str(folders), frames=2).__getitems__([0, 4])["video"]
     assert [tuple(clip.shape) for clip in ragged] == [(3, 2, 8, 12), (3, 2, 10, 10)]
+
+
+def grey(batch):
+    """Numbers of the frames of ``write_video`` that are in the picture, (n, T)."""
+    return (batch["video"].float().mean((1, 3, 4)) / 10).round().long()
+
+
+@pytest.mark.parametrize("backend", ["decord", "opencv"])
+@pytest.mark.parametrize(
+    ("rate", "seconds", "used"),
+    # Frame i begins at i / rate: of 12.5 a second, the last that begins within one second is number 12, at 0.96 s.
+    [(10, 1.5, 15), (10, 1.1, 11), (12.5, 1.0, 13), (25, 0.5, 13), (10, 0.01, 1), (10, 2.5, 25), (10, 60.0, 25)],
+)
+def test_frames_after_the_first_seconds_are_never_taken(tmp_path, backend, rate, seconds, used):
+    write_video(tmp_path / "data" / "clip.mp4", 25, rate=rate)
+    asked = dict(first_seconds=seconds, backends=[backend], guard=False)
+    whole = VideoFolder(str(tmp_path / "data"), frames=8, sampling="whole", **asked).__getitems__([0])
+    assert whole["frame_index"][0].tolist() == np.linspace(0, used - 1, 8).astype(int).tolist()
+    assert torch.equal(grey(whole), whole["frame_index"])
+    for sampling in ("random", "dense", "uniform", "dense_views", "uniform_views"):
+        data = VideoFolder(str(tmp_path / "data"), frames=4, stride=2, sampling=sampling, **asked)
+        seen = [data.__getitems__([SampleKey(0, epoch)])["frame_index"].max() for epoch in range(20)]
+        assert max(seen) < used
+
+
+def test_the_first_seconds_count_from_where_a_list_starts(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", 25)
+    options = dict(frames=3, stride=1, first_seconds=0.3, guard=False)
+    for keep in (False, True):  # kept in memory is what is used, and no more
+        data = VideoFiles([VideoRecord(path, first=5, count=18), VideoRecord(path, first=20)], (), keep=keep, **options)
+        assert grey(data.__getitems__([0, 1])).tolist() == [[5, 6, 7], [20, 21, 22]]
+    assert [len(frames) for frames in data.source._kept.values()] == [3, 3]
+
+
+def test_what_has_no_frame_rate_has_no_first_seconds(folders, tmp_path, monkeypatch):
+    path = write_video(folders / "wave" / "film.mp4")
+    with pytest.raises(DataError, match=r"8 of 9 videos .*clip_0' has no frame rate, and first_seconds=2 .*'skip'"):
+        VideoFolder(str(folders), frames=2, first_seconds=2)
+    data = VideoFolder(str(folders), frames=2, first_seconds=2, on_error="skip", guard=False)
+    assert data.names == ["film.mp4"] and len(data.dropped) == 8
+    assert data.source.first_seconds == 2
+    info = replace(data.source.decoder.info(path), fps=0.0)
+    monkeypatch.setattr(VideoDecoder, "info", lambda *_: info)
+    with pytest.raises(DataError, match=r"film\.mp4' has no frame rate"):
+        VideoFiles([VideoRecord(path)], (), frames=2, first_seconds=2).__getitems__([0])
 
 
 def test_kept_videos_are_read_once(folders, monkeypatch):
@@ -233,6 +280,9 @@ def test_odd_folders(tmp_path):
         ({"frames": 0}, "frames", "at least 1"),
         ({"backends": ["opencl"]}, "backends", "nearest is 'opencv'"),
         ({"timeout": 0}, "timeout", "positive"),
+        ({"first_seconds": 0}, "first_seconds", "a positive number of seconds"),
+        ({"first_seconds": -2.0}, "first_seconds", "a positive number of seconds"),
+        ({"first_seconds": float("nan")}, "first_seconds", "a positive number of seconds"),
         ({"on_error": "skp"}, "on_error", "nearest is 'skip'"),
     ],
 )

@@ -7,6 +7,7 @@ from perception.datasets.video_sampling import (
     crop_offsets,
     dense_frames,
     dense_view_frames,
+    frames_within,
     random_frames,
     uniform_frames,
     uniform_view_frames,
@@ -79,6 +80,15 @@ def test_uniform_views_are_starts_and_centres():
         assert both.tolist() == [merged[0::2], merged[1::2]]
     with pytest.raises(ValueError, match="1 or 2"):
         uniform_view_frames(rows(10), 4, rows(0), views=3)
+
+
+def test_frames_of_the_first_seconds():
+    ntsc = 30000 / 1001  # frame 299 begins at 9.977 s
+    assert frames_within(rows(1000, 1000, 1000, 7), rows(25, ntsc, 29.9999, 25), 10).tolist() == [250, 300, 300, 7]
+    # 3 s of 9.99999 and of 10.00001 a second are thirty frames: rates are rounded in files.
+    assert frames_within(rows(99, 99, 99), rows(9.99999, 10.00001, 0.1), 3).tolist() == [30, 30, 1]
+    with pytest.raises(ValueError, match="without frames"):
+        frames_within(rows(0), rows(25), 1)
 
 
 def test_crops_along_the_long_side():
