@@ -15,11 +15,14 @@ from perception.backbones.timm_tools import (
     layer_groups,
     mean_of_places,
     pooled_dims,
+    require_same_stem,
     resample_vit_positions,
     set_image_size,
+    small_stem_fault,
     strides_of,
     timm_patch,
     unknown_model,
+    use_small_stem,
 )
 from perception.backbones.vit import pair
 from perception.errors import ConfigError, Fault, check_arguments, nearest
@@ -48,6 +51,9 @@ class TimmModel(Backbone):
         out_indices: stages whose maps ``forward`` returns; negative ones count from the end.
         window_size: side of the windows of attention in patches, for networks that have some; ``None`` lets them grow
             with the image, so that their number stays. Public detectors keep those of the weights: 7 for Swin-T.
+        small_images: let a ResNet begin as is usual for 32 pixels: a 3 x 3 convolution of stride 1 and no max-pooling,
+            so that its maps have the strides 1, 1, 2, 4 and 8. For those that otherwise begin with 7 x 7; their public
+            weights do not fit.
 
     Features of ``encode``: ``pooled`` what timm's classifier would get; ``gap`` mean over all places of the last map or
     over the patch tokens.
@@ -66,12 +72,15 @@ class TimmModel(Backbone):
         preprocess: Preprocess | dict[str, Any] | None = None,
         out_indices: Sequence[int] = (-1,),
         window_size: int | None = None,
+        small_images: bool = False,
     ) -> None:
         check_arguments("model.backbone", self.check_config, locals())
         import timm
 
         extra: dict[str, Any] = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
         trunk: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_channels, **extra)
+        if small_images:
+            use_small_stem(trunk)
         if preprocess is None:
             preprocess = _own_record(trunk, image_size)
         super().__init__(preprocess)
@@ -148,6 +157,8 @@ class TimmModel(Backbone):
         weight = out.get(key)
         if weight is not None and key in own and weight.ndim == 4 and weight.shape[1] == 3 != own[key].shape[1]:
             out[key] = inflate(weight, self.preprocess.bands)  # type: ignore[attr-defined]
+        if weight is not None and key in own:
+            require_same_stem(self.trunk, weight, own[key])
         return out
 
     def require_compatible(self, record: Mapping[str, Any], source: str) -> None:
@@ -193,6 +204,12 @@ class TimmModel(Backbone):
         size, record = cfg["image_size"], cfg["preprocess"]
         if size is not None and min(pair(size)) < 1:
             yield "image_size", "must be positive"
+        if cfg["small_images"] and not wrong:
+            fault = small_stem_fault(cfg["name"])
+            if fault:
+                yield "small_images", fault
+            elif cfg["pretrained"]:
+                yield "small_images", "the weights that pretrained=True downloads begin with a convolution of 7 x 7"
         if cfg["window_size"] is not None and cfg["window_size"] < 1:
             yield "window_size", "must be a whole number of at least 1"
         if record is None:

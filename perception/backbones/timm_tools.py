@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perception.errors import nearest
+from perception.errors import CheckpointError, nearest
 from perception.layers.positions import guess_grid, resample_positions
+
+# Networks that are named where another one cannot have the stem for small images; many more can.
+SMALL_STEMS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2")
 
 
 def unknown_model(name: str) -> str | None:
@@ -103,3 +106,63 @@ def pooled_dims(network: Any) -> int:
 def strides_of(network: Any) -> tuple[int, ...]:
     """Down-sampling of every map that ``forward_intermediates`` can give."""
     return tuple(int(stage["reduction"]) for stage in network.feature_info)
+
+
+def small_stem_fault(name: str) -> str | None:
+    """Why a timm model cannot have the stem for small images; ``None`` if it can. Takes no memory."""
+    if _has_large_stem(name):
+        return None
+    near = nearest(name.split(".")[0], SMALL_STEMS) or SMALL_STEMS
+    choices = ", ".join(map(repr, near))
+    return f"{name} does not begin with one convolution of 7 x 7 and max-pooling, which it replaces; {choices} do"
+
+
+@cache
+def _has_large_stem(name: str) -> bool:
+    import timm
+    from timm.models import ResNet
+
+    with torch.device("meta"):
+        network: Any = timm.create_model(name.split(".")[0], pretrained=False, num_classes=0)
+    if not isinstance(network, ResNet):
+        return False
+    first: Any = network.conv1
+    return type(first) is nn.Conv2d and first.kernel_size == (7, 7) and type(network.maxpool) is nn.MaxPool2d
+
+
+def use_small_stem(network: Any) -> None:
+    """Let a residual network of timm begin with a convolution of 3 x 3 and stride 1, and leave out its max-pooling.
+
+    So the first maps of images of 32 pixels have 32 x 32 places instead of 8 x 8 ("Deep Residual Learning for Image
+    Recognition", He et al., 2016, on CIFAR-10). Strides that ``feature_info`` tells follow.
+    """
+    old = network.conv1
+    network.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # timm's for all of them
+    network.maxpool = nn.Identity()
+    for stage in network.feature_info:
+        stage["reduction"] //= 2 if stage["module"] == "act1" else 4
+
+
+def require_same_stem(network: Any, given: Tensor, own: Tensor) -> None:
+    """Refuse the first convolution of a residual network that was made for images of the other size.
+
+    Args:
+        network: takes the weights.
+        given: (D, C, p, q) first weight that is offered.
+        own: the one in its place.
+
+    Raises:
+        CheckpointError: one is 3 x 3 and the other 7 x 7; the message tells what to set.
+    """
+    from timm.models import ResNet
+
+    small, large = (3, 3), (7, 7)
+    kernels = tuple(given.shape[2:]), tuple(own.shape[2:])
+    if isinstance(network, ResNet) and kernels in ((small, large), (large, small)):
+        theirs, mine = (kernel == small for kernel in kernels)
+        raise CheckpointError(
+            f"the weights begin with a convolution of {kernels[0][0]} x {kernels[0][0]}, this network with one of "
+            f"{kernels[1][0]} x {kernels[1][0]}: they were made with model.backbone.small_images={theirs}, and here it "
+            f"is {mine}. Set it as they have it, or pre-train anew"
+        )

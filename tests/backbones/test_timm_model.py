@@ -98,6 +98,10 @@ def test_layer_groups_are_timms(name):
         (dict(name="resnet18", image_size=0), "image_size", "positive"),
         (dict(name="resnet18", drop_path_rate=1.0), "drop_path_rate", "[0, 1)"),
         (dict(name="resnet18", out_indices=()), "out_indices", "at least one"),
+        (dict(name="resnet50d", small_images=True), "small_images", "'resnet50'"),
+        (dict(name="convnext_atto", small_images=True), "small_images", "does not begin with one convolution of 7 x 7"),
+        (dict(name="resnetblur50", small_images=True), "small_images", "and max-pooling"),
+        (dict(name="resnet18", small_images=True, pretrained=True), "small_images", "pretrained=True"),
         (
             dict(name="resnet18", image_size=64, preprocess=dict(type="ImagePreprocess", size=32)),
             "preprocess",
