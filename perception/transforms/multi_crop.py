@@ -12,7 +12,8 @@ from torch import Tensor
 from perception.errors import DataError, not_among
 from perception.registry import TRANSFORMS
 from perception.transforms.base import Transform
-from perception.transforms.image_augment import LUMA, RandomResizedCrop
+from perception.transforms.colour import luma, turn_hue
+from perception.transforms.image_augment import RandomResizedCrop
 from perception.transforms.image_resize import INTERPOLATIONS, resize
 from perception.transforms.preprocess import Batch
 from perception.transforms.randomness import SampleRandom
@@ -41,10 +42,14 @@ class MultiCrop(Transform):
         brightness: values are multiplied by a factor from [1 - b, 1 + b].
         contrast: distances from the view's mean likewise.
         saturation: distances from grey likewise; for images of three bands, red, green and blue.
-        jitter_probability: share of the views that get these three.
+        jitter_probability: share of the views that get these three and the turn of the hue.
         band_shift: to every band of every view a number of its own from [-s, s] is added, in the unit of the values:
             haze and light move bands by different amounts, and what is learnt should not hang on their exact balance.
+        hue: colours are turned by a share from [-h, h] of a full turn, in HSV; for red, green and blue.
+        grayscale: share of the views that are turned grey, whether they are changed otherwise or not; likewise.
 
+    Colours change in the order saturation, contrast, brightness, hue, bands, grey; whole numbers are rounded once, at
+    the end. ``hue`` and ``grayscale`` draw after all others: with or without them, the rest of a view is the same.
     The outcome for a sample is a function of (seed, epoch, index), and so independent of its batch.
     """
 
@@ -65,6 +70,8 @@ class MultiCrop(Transform):
         saturation: float = 0.0,
         jitter_probability: float = 0.8,
         band_shift: float = 0.0,
+        hue: float = 0.0,
+        grayscale: float = 0.0,
     ) -> None:
         self.crops = (
             (global_views, RandomResizedCrop(size, scale, ratio, interpolation)),
@@ -75,6 +82,10 @@ class MultiCrop(Transform):
         self.jitter = (float(brightness), float(contrast), float(saturation))
         self.jitter_probability = jitter_probability
         self.band_shift = float(band_shift)
+        self.hue = float(hue)
+        self.grayscale = float(grayscale)
+        coloured = {"saturation": saturation, "hue": hue, "grayscale": grayscale}
+        self._needs_rgb = next((name for name, value in coloured.items() if value), None)
 
     def __call__(self, batch: Batch, random: SampleRandom) -> Batch:
         """RAW batch -> RAW batch with ``views``."""
@@ -103,11 +114,20 @@ class MultiCrop(Transform):
         if self.flip or self.turn:
             whole = self._oriented(whole, random)
         views = list(whole.chunk(count))
-        if not any(self.jitter) and not self.band_shift:
+        if not any(self.jitter) and not self.band_shift and not self.hue and not self.grayscale:
             return views
-        factors = self._jitter_factors(random).chunk(count)
-        shifts = self._band_shifts(random, views[0].shape[1]).chunk(count)
-        return [self._jittered(view, f, s) for view, f, s in zip(views, factors, shifts, strict=True)]
+        bands = views[0].shape[1]
+        if self._needs_rgb and bands != 3:
+            name = f"MultiCrop.{self._needs_rgb}"
+            raise DataError(f"{name} is for red, green and blue; the images have {bands} bands")
+        changed = random.uniform() < self.jitter_probability
+        parts = (
+            self._jitter_factors(changed, random),
+            self._band_shifts(random, bands),
+            self._hue_turns(changed, random),
+            self._turned_grey(random),
+        )
+        return [self._jittered(*part) for part in zip(views, *(part.chunk(count) for part in parts), strict=True)]
 
     def _oriented(self, views: Tensor, random: SampleRandom) -> Tensor:
         """Mirror and turn (n, C, S, S): all views with the same of the eight orientations together."""
@@ -122,10 +142,9 @@ class MultiCrop(Transform):
             out[chosen] = np.rot90(part[..., ::-1] if code % 2 else part, code // 2, axes=(2, 3))
         return torch.from_numpy(out)
 
-    def _jitter_factors(self, random: SampleRandom) -> Tensor:
-        """(n, 3) float32 factors of brightness, contrast and saturation."""
-        chosen = random.uniform() < self.jitter_probability
-        factors = [np.where(chosen, random.uniform(1 - j, 1 + j), 1.0) for j in self.jitter]
+    def _jitter_factors(self, changed: np.ndarray, random: SampleRandom) -> Tensor:
+        """(n, 3) float32 factors of brightness, contrast and saturation; 1 but for the views that are ``changed``."""
+        factors = [np.where(changed, random.uniform(1 - j, 1 + j), 1.0) for j in self.jitter]
         return torch.from_numpy(np.stack(factors, axis=1)).float()
 
     def _band_shifts(self, random: SampleRandom, bands: int) -> Tensor:
@@ -133,25 +152,38 @@ class MultiCrop(Transform):
         shifts = [random.uniform(-self.band_shift, self.band_shift) for _ in range(bands if self.band_shift else 0)]
         return torch.from_numpy(np.stack(shifts, axis=1)).float() if shifts else torch.zeros(len(random), bands)
 
-    def _jittered(self, views: Tensor, factors: Tensor, shifts: Tensor) -> Tensor:
-        """(n, C, S, S) with brightness, contrast, saturation and bands changed: one affine map a view."""
+    def _hue_turns(self, changed: np.ndarray, random: SampleRandom) -> Tensor:
+        """(n,) float32 shares of a turn; 0 but for the views that are ``changed``."""
+        turns = np.where(changed, random.uniform(-self.hue, self.hue), 0.0) if self.hue else np.zeros(len(random))
+        return torch.from_numpy(turns).float()
+
+    def _turned_grey(self, random: SampleRandom) -> Tensor:
+        """(n,) bool, the views that lose their colour."""
+        return torch.from_numpy(random.uniform() < self.grayscale if self.grayscale else np.zeros(len(random), bool))
+
+    def _jittered(self, views: Tensor, factors: Tensor, shifts: Tensor, turns: Tensor, grey: Tensor) -> Tensor:
+        """(n, C, S, S) with colours changed. All but hue and grey is one affine map a view."""
         light, contrast, colour = factors[:, :, None, None, None].unbind(dim=1)  # (n, 1, 1, 1)
+        limits = None if views.is_floating_point() else torch.iinfo(views.dtype)
         values = views.float()
         # Rows of whole numbers add up exactly in float32, and rows in float64: in whatever order, so in any batch.
         mean = (values.sum(dim=-1).double().sum(dim=(1, 2)) / values[0].numel()).float()[:, None, None, None]
         if self.jitter[2]:
-            if views.shape[1] != 3:
-                raise DataError(
-                    f"MultiCrop.saturation is for red, green and blue; the images have {views.shape[1]} bands"
-                )
-            red, green, blue = (values[:, band : band + 1] * weight for band, weight in enumerate(LUMA))
-            values = values.mul_(colour).add_((red + green + blue).mul_(1 - colour))
+            grey_part = luma(values).mul_(1 - colour)
+            values = values.mul_(colour).add_(grey_part)
         values = values.sub_(mean).mul_(contrast).add_(mean).mul_(light)
+        if self.hue:
+            turned = turns.nonzero()[:, 0]
+            part = values[turned]
+            # What was pushed out of the range has no hue of its own any more.
+            values[turned] = turn_hue(part if limits is None else part.clamp_(limits.min, limits.max), turns[turned])
         if self.band_shift:
             values = values.add_(shifts[:, :, None, None])
-        if views.is_floating_point():
+        if self.grayscale:
+            part = values[grey]
+            values[grey] = luma(part if limits is None else part.clamp_(limits.min, limits.max)).expand_as(part)
+        if limits is None:
             return values.to(views.dtype)
-        limits = torch.iinfo(views.dtype)
         return values.round_().clamp_(limits.min, limits.max).to(views.dtype)
 
     @classmethod
@@ -175,8 +207,10 @@ class MultiCrop(Transform):
             yield "ratio", "must be a rising pair of positive numbers"
         if cfg["interpolation"] not in INTERPOLATIONS:
             yield "interpolation", not_among(cfg["interpolation"], INTERPOLATIONS)
-        for key in ("brightness", "contrast", "saturation", "jitter_probability"):
+        for key in ("brightness", "contrast", "saturation", "jitter_probability", "grayscale"):
             if not 0 <= cfg[key] <= 1:
                 yield key, "must lie in [0, 1]"
         if cfg["band_shift"] < 0:
             yield "band_shift", "must not be negative"
+        if not 0 <= cfg["hue"] <= 0.5:
+            yield "hue", "must lie in [0, 0.5] of a turn"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from drawn_views import views_of
 
 from perception.datasets.base import SampleKey
 from perception.datasets.images import ArrayImages
@@ -16,17 +17,13 @@ from perception.transforms.randomness import SampleRandom
 
 SMALL = dict(size=12, local_size=6, global_views=2, local_views=3)
 JITTER = dict(brightness=0.4, contrast=0.4, saturation=0.3)
+COLOURS = dict(hue=0.1, grayscale=0.3)
 
 
 def images(count=9, bands=3, side=20, dtype=torch.uint8, seed=0):
     generator = torch.Generator().manual_seed(seed)
     values = torch.randint(0, 256 if dtype == torch.uint8 else 9000, (count, bands, side, side), generator=generator)
     return values.to(dtype)
-
-
-def views_of(transform, pixels, indices, seed=3, epoch=1):
-    indices = np.asarray(indices)
-    return transform({"image": pixels, "index": torch.from_numpy(indices)}, SampleRandom(seed, epoch, indices))
 
 
 def test_views_are_global_then_local_in_the_raw_type():
@@ -39,7 +36,7 @@ def test_views_are_global_then_local_in_the_raw_type():
     assert len(alone["views"]) == 1
 
 
-@pytest.mark.parametrize("options", [dict(), JITTER, dict(flip=False, turn=False, **JITTER)])
+@pytest.mark.parametrize("options", [dict(), JITTER, dict(flip=False, turn=False, **JITTER), dict(**JITTER, **COLOURS)])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
 def test_a_sample_s_views_do_not_depend_on_its_batch(options, dtype):
     transform = MultiCrop(**SMALL, **options)
@@ -116,7 +113,8 @@ def test_colours_change_as_stated():
     plain = dict(size=8, global_views=1, local_views=0, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=False, turn=False)
     transform = MultiCrop(**plain, **JITTER, jitter_probability=0.5)
     (view,) = views_of(transform, pixels, range(40))["views"]
-    factors = transform._jitter_factors(_after_windows(transform, 40))
+    random = _after_windows(transform, 40)
+    factors = transform._jitter_factors(random.uniform() < 0.5, random)
     unchanged = (factors == 1).all(1)
     assert 8 < unchanged.sum() < 32 and torch.equal(view[unchanged], pixels[unchanged])
     for i in torch.nonzero(~unchanged)[:, 0].tolist():
@@ -151,9 +149,10 @@ def _after_windows(transform, count):
     return random
 
 
-def test_saturation_needs_three_bands():
-    with pytest.raises(DataError, match="4 bands"):
-        views_of(MultiCrop(**SMALL, saturation=0.2), images(bands=4), range(9))
+@pytest.mark.parametrize("option", ["saturation", "hue", "grayscale"])
+def test_colours_need_three_bands(option):
+    with pytest.raises(DataError, match=rf"MultiCrop\.{option} .* 4 bands"):
+        views_of(MultiCrop(**SMALL, **{option: 0.2}), images(bands=4), range(9))
     assert views_of(MultiCrop(**SMALL, contrast=0.2), images(bands=4), range(9))["views"][0].shape[1] == 4
 
 
@@ -189,6 +188,9 @@ def test_a_data_set_gives_views():
         (dict(interpolation="bicubik"), "interpolation"),
         (dict(contrast=1.5), "contrast"),
         (dict(band_shift=-1.0), "band_shift"),
+        (dict(hue=0.6), "hue"),
+        (dict(hue=-0.1), "hue"),
+        (dict(grayscale=1.2), "grayscale"),
     ],
 )
 def test_faults_of_a_config_are_named(options, key):
