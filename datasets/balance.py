@@ -1,10 +1,27 @@
-"""Classes in equal numbers, by drawing the rarer ones again."""
+"""Labels of a data set, and classes in equal numbers by drawing the rarer ones again."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from perception.errors import DataError
+
+
+def labels_of(dataset: Any) -> np.ndarray:
+    """(len(dataset),) class number of every sample.
+
+    Raises:
+        DataError: the data set does not tell them without being read.
+    """
+    found = next((getattr(dataset, name) for name in ("targets", "labels") if hasattr(dataset, name)), None)
+    labels = None if found is None else np.asarray(found)
+    count = len(dataset)
+    if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) == 0 or count % len(labels):
+        raise DataError(f"{type(dataset).__name__} has no 'targets' or 'labels' with one class number a sample")
+    return np.repeat(labels, count // len(labels))  # several clips of a video
 
 
 def class_members(labels: np.ndarray) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from perception.datasets.balance import balanced_order, class_members
+from perception.datasets.balance import balanced_order, class_members, labels_of
 from perception.engine.sampler import ResumableSampler
 from perception.errors import DataError
 from perception.registry import DATA_SAMPLERS
@@ -40,17 +40,3 @@ class BalancedSampler(ResumableSampler):
     def order(self, epoch: int) -> np.ndarray:
         """(size,) int64 positions of an epoch."""
         return balanced_order(self.members, np.random.default_rng([self.seed, epoch]))
-
-
-def labels_of(dataset: Any) -> np.ndarray:
-    """(len(dataset),) class number of every sample.
-
-    Raises:
-        DataError: the data set does not tell them without being read.
-    """
-    found = next((getattr(dataset, name) for name in ("targets", "labels") if hasattr(dataset, name)), None)
-    labels = None if found is None else np.asarray(found)
-    count = len(dataset)
-    if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) == 0 or count % len(labels):
-        raise DataError(f"{type(dataset).__name__} has no 'targets' or 'labels' with one class number a sample")
-    return np.repeat(labels, count // len(labels))  # several clips of a video

@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from perception.datasets.balance import class_members
-from perception.engine.balanced_sampler import labels_of
+from perception.datasets.balance import class_members, labels_of
 from perception.engine.sampler import ResumableSampler
 from perception.errors import DataError, check_arguments, not_among
 from perception.registry import DATA_SAMPLERS

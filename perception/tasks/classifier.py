@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from perception.backbones.base import Backbone
 from perception.errors import DataError, nearest
 from perception.registry import BACKBONES, MODELS
 from perception.tasks.base import BatchPreprocessor, PerceptionModel
+from perception.tasks.class_weights import ClassWeights, weight_faults
 from perception.transforms.preprocess import Batch, Preprocess
 
 IGNORED = -100
@@ -31,6 +32,9 @@ class Classifier(PerceptionModel):
     and the metrics, or ``(B, num_classes)`` float soft labels (mixup). A node-level graph carries ``label (N,)`` and
     ``mask (N,)`` bool, the nodes of the split.
 
+    Where classes are rare, ``class_weights`` changes the loss; ``BalancedSampler`` draws their samples more often
+    instead. Both together would count them twice.
+
     Of a dual encoder the image tower alone is trained; the text tower stays in the checkpoint as it came.
 
     Args:
@@ -42,9 +46,14 @@ class Classifier(PerceptionModel):
         label_smoothing: mass moved from the label to the uniform distribution.
         frozen: keep the backbone in eval mode and without gradients, whatever ``.train()`` is told.
         init_std: standard deviation of the head's truncated-normal start; its bias starts at 0.
+        class_weights: weights of the labels in the training loss, which is their weighted mean over the batch: C
+            positive numbers in label order, ``'balanced'`` for ``n / (C n_c)`` with n_c of the n labelled training
+            samples in class c, or ``None``. Metrics are not weighted.
 
     Raises:
-        DataError: a label is missing, out of range or of the wrong shape.
+        ConfigError: class weights that are no positive numbers, or not as many as classes.
+        DataError: a label is missing, out of range or of the wrong shape; soft labels meet class weights; balanced
+            weights of a training set that does not tell its labels or lacks a class.
     """
 
     def __init__(
@@ -57,6 +66,7 @@ class Classifier(PerceptionModel):
         label_smoothing: float = 0.0,
         frozen: bool = False,
         init_std: float = 0.01,
+        class_weights: str | Sequence[float] | None = None,
     ) -> None:
         built = backbone if isinstance(backbone, Backbone) else BACKBONES.build(dict(backbone))
         super().__init__(built.preprocess)
@@ -65,6 +75,7 @@ class Classifier(PerceptionModel):
         self.num_classes = num_classes
         self.feature = feature
         self.label_smoothing = label_smoothing
+        self.class_weights = ClassWeights(class_weights, num_classes)
         self.frozen = frozen
         width = built.feature_dims(feature)
         self.norm = feature_norm(norm, width)
@@ -83,6 +94,7 @@ class Classifier(PerceptionModel):
         """Faults of a config that can be seen before anything is built: (key, message)."""
         if not isinstance(cfg["num_classes"], int) or cfg["num_classes"] < 2:
             yield "num_classes", "needs a whole number of at least 2"
+        yield from weight_faults(cfg)
         for key in ("dropout", "label_smoothing"):
             if not 0 <= cfg[key] < 1:
                 yield key, "must lie in [0, 1)"
@@ -96,6 +108,10 @@ class Classifier(PerceptionModel):
             choices = kind.feature_choices()
             hint = nearest(cfg["feature"], choices)
             yield "feature", f"{kind.__name__} gives {', '.join(choices)}" + (f"; meant {hint[0]}?" if hint else "")
+
+    def fit_to(self, dataset: Any) -> None:
+        """Balanced class weights of a training set; see ``ClassWeights``."""
+        self.class_weights.fit_to(dataset)
 
     def train(self, mode: bool = True) -> Classifier:
         """Set the training mode; a frozen backbone stays in eval mode."""
@@ -131,7 +147,9 @@ class Classifier(PerceptionModel):
         """
         logits = self.logits(batch)
         if mode == "loss":
-            return classification_loss(logits, labelled_rows(batch, "label"), self.label_smoothing)
+            return classification_loss(
+                logits, labelled_rows(batch, "label"), self.label_smoothing, self.class_weights()
+            )
         return predictions(logits, batch)
 
     def val_step(self, data: Batch) -> list[dict[str, Tensor]]:  # type: ignore[override]
@@ -143,27 +161,48 @@ class Classifier(PerceptionModel):
         return [super().test_step(data)]
 
 
-def classification_loss(logits: Tensor, label: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
+def classification_loss(
+    logits: Tensor, label: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
+) -> dict[str, Tensor]:
     """Cross-entropy in float32, averaged over the labelled rows.
+
+    With class weights w it is ``torch.nn.functional.cross_entropy(weight=w)``: the sum of the weighted losses by the
+    sum of ``w[label]``.
 
     Args:
         logits: ``(B, C)``.
         label: ``(B,)`` int64, below 0 where unlabelled, or ``(B, C)`` float probabilities.
         smoothing: label smoothing.
+        weights: (C,) positive weights of classes, for hard labels only.
 
     Returns:
         ``loss`` and, for hard labels, ``accuracy`` in [0, 1]. Both are 0 if no row is labelled.
+
+    Raises:
+        DataError: soft labels with weights.
     """
     logits = logits.float()
     if label.is_floating_point():
+        if weights is not None:
+            # By which weights would a mixture be averaged? torch takes none of them, and then the two do not compare.
+            raise DataError(
+                "class_weights needs hard labels, but the batch has soft ones: leave out mixup, or draw rare classes "
+                "more often with BalancedSampler"
+            )
         return {"loss": functional.cross_entropy(logits, label.float(), label_smoothing=smoothing)}
     # Masked, not indexed: the number of labelled rows never has to travel from the device to the host.
     known = label >= 0
     count = known.sum().clamp(min=1)
     target = label.masked_fill(~known, IGNORED)
-    total = functional.cross_entropy(logits, target, ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum")
+    options: dict[str, Any] = {"ignore_index": IGNORED, "label_smoothing": smoothing, "reduction": "sum"}
     right = (logits.detach().argmax(1) == target).sum()
-    return {"loss": total / count, "accuracy": right / count}
+    if weights is None:
+        total, by = functional.cross_entropy(logits, target, **options), count
+    else:
+        weights = weights.float()
+        total = functional.cross_entropy(logits, target, weight=weights, **options)
+        by = (weights[label.clamp(min=0)] * known).sum().clamp(min=weights.min())  # 0 only if no row is labelled
+    return {"loss": total / by, "accuracy": right / count}
 
 
 def predictions(logits: Tensor, batch: Batch) -> dict[str, Tensor]:

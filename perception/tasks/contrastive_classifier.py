@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ class ContrastiveClassifier(Classifier):
         dropout: likewise.
         label_smoothing: of the cross-entropy.
         init_std: of W.
+        class_weights: of the cross-entropy.
 
     ``mode='loss'`` gives ``ce_loss``, ``contrast_loss`` and ``fairkl_loss`` as they are added up,
     ``accuracy`` and ``class_gap``.
@@ -67,9 +68,10 @@ class ContrastiveClassifier(Classifier):
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
         init_std: float = 0.01,
+        class_weights: str | Sequence[float] | None = None,
     ) -> None:
         given = dict(locals())
-        super().__init__(backbone, num_classes, feature, norm, dropout, label_smoothing, False, init_std)
+        super().__init__(backbone, num_classes, feature, norm, dropout, label_smoothing, False, init_std, class_weights)
         self.weight = weight
         width = self.backbone.feature_dims(feature)
         with torch.random.fork_rng(devices=()):
@@ -90,7 +92,7 @@ class ContrastiveClassifier(Classifier):
         if mode != "loss":
             return predictions(logits, batch)
         label = labelled_rows(batch, "label")
-        found = classification_loss(logits, label, self.label_smoothing)
+        found = classification_loss(logits, label, self.label_smoothing, self.class_weights())
         found["ce_loss"] = found.pop("loss")
         apart = self.contrast(pooled[None], label, batch)
         found["contrast_loss"] = self.weight * apart["loss"]

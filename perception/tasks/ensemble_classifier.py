@@ -31,6 +31,7 @@ class EnsembleClassifier(Classifier):
         label_smoothing: see ``Classifier``.
         frozen: see ``Classifier``.
         init_std: see ``Classifier``.
+        class_weights: see ``Classifier``.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class EnsembleClassifier(Classifier):
         label_smoothing: float = 0.0,
         frozen: bool = False,
         init_std: float = 0.01,
+        class_weights: str | Sequence[float] | None = None,
     ) -> None:
         built = backbone if isinstance(backbone, Backbone) else BACKBONES.build(dict(backbone))
-        super().__init__(built, num_classes, None, None, dropout, label_smoothing, frozen, init_std)
+        super().__init__(built, num_classes, None, None, dropout, label_smoothing, frozen, init_std, class_weights)
         del self.head, self.norm
         self.features = tuple(features)
         heads = {name: nn.Linear(built.feature_dims(name), num_classes) for name in self.features}

@@ -19,6 +19,7 @@ from perception.errors import ConfigError, DataError, Fault, check_arguments, ne
 from perception.layers.late_fusion import LateFusionHead, head_faults
 from perception.registry import BACKBONES, MODELS
 from perception.tasks.base import PerceptionModel
+from perception.tasks.class_weights import ClassWeights, weight_faults
 from perception.tasks.classifier import NORMS, LabelCheck, classification_loss, feature_norm, predictions
 from perception.text.text_encoder import TextEncoder, build_text_encoder
 from perception.transforms.preprocess import Batch, Preprocess
@@ -65,6 +66,7 @@ class FusionClassifier(PerceptionModel):
         branch_dropout: see ``LateFusionHead``.
         null_vectors: see ``LateFusionHead``.
         label_smoothing: mass moved from the label to the uniform distribution.
+        class_weights: see ``Classifier``.
 
     Raises:
         ConfigError: a branch that nothing gives features for, or a source that no branch reads.
@@ -88,6 +90,7 @@ class FusionClassifier(PerceptionModel):
         branch_dropout: float | Mapping[str, float] = 0.0,
         null_vectors: bool = False,
         label_smoothing: float = 0.0,
+        class_weights: str | Sequence[float] | None = None,
     ) -> None:
         check_arguments("model", self.check_config, locals())
         built = BACKBONES.build(dict(backbone)) if isinstance(backbone, Mapping) else backbone
@@ -98,6 +101,7 @@ class FusionClassifier(PerceptionModel):
         self.text_encoder = None if text_encoder is None else build_text_encoder(text_encoder)
         self.stored = dict(stored or {})
         self.feature, self.freeze_encoder, self.label_smoothing = feature, freeze_encoder, label_smoothing
+        self.class_weights = ClassWeights(class_weights, num_classes)
         widths = {name: self._width(name) for name in branches}
         self._check_read(widths)
         norms = {name: feature_norm(norm, width) for name, width in sorted(widths.items()) if norm}
@@ -115,6 +119,7 @@ class FusionClassifier(PerceptionModel):
         yield from head_faults(cfg["branches"], cfg["joint"], cfg["dropout"], cfg["branch_dropout"])
         if not isinstance(cfg["num_classes"], int) or cfg["num_classes"] < 2:
             yield "num_classes", "needs a whole number of at least 2"
+        yield from weight_faults(cfg)
         if not 0 <= cfg["label_smoothing"] < 1:
             yield "label_smoothing", "must lie in [0, 1)"
         if cfg["norm"] is not None and cfg["norm"] not in NORMS:
@@ -149,9 +154,12 @@ class FusionClassifier(PerceptionModel):
     def fit_to(self, dataset: Any) -> None:
         """Fit the text encoder to the training texts, once; a fitted one, as of a checkpoint, stays as it is.
 
+        Balanced class weights are counted every time; see ``ClassWeights``.
+
         Raises:
             DataError: the data set has no texts.
         """
+        self.class_weights.fit_to(dataset)
         if self.text_encoder is None or TEXT in self.stored or self.text_encoder.fitted:
             return
         texts = getattr(dataset, "texts", None)
@@ -179,7 +187,7 @@ class FusionClassifier(PerceptionModel):
         """As ``Classifier.forward``."""
         logits = self.logits(batch)
         if mode == "loss":
-            return classification_loss(logits, batch["label"], self.label_smoothing)
+            return classification_loss(logits, batch["label"], self.label_smoothing, self.class_weights())
         return predictions(logits, batch)
 
     def val_step(self, data: Batch) -> list[dict[str, Tensor]]:  # type: ignore[override]

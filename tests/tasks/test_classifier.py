@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from perception.backbones.base import Backbone
-from perception.errors import DataError
+from perception.config import load_config
+from perception.engine.api import train
+from perception.errors import ConfigError, DataError
 from perception.tasks.classifier import Classifier, check_labels, classification_loss
+from perception.tasks.contrastive_classifier import ContrastiveClassifier
+from perception.tasks.ensemble_classifier import EnsembleClassifier
 from perception.transforms.preprocess import Preprocess
+from perception.validation import validate_config
 
 
 @dataclass(frozen=True)
@@ -207,6 +213,7 @@ def config(**changed):
         "label_smoothing": 0.0,
         "frozen": False,
         "init_std": 0.01,
+        "class_weights": None,
     }
     return {**defaults, **changed}
 
@@ -217,7 +224,113 @@ def test_check_config_accepts_a_sound_config():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("num_classes", 1), ("norm", "group"), ("dropout", 1.0), ("label_smoothing", -0.1), ("init_std", 0)],
+    [("num_classes", 1), ("norm", "group"), ("dropout", 1.0), ("label_smoothing", -0.1), ("init_std", 0)]
+    + [
+        ("class_weights", wrong)
+        for wrong in ([1, 2], [1, 2, 0], [1, -2, 3], [1, 2, float("nan")], "balance", [1, 1, "2"])
+    ],
 )
 def test_check_config_names_the_key(key, value):
     assert [found for found, _ in Classifier.check_config(config(**{key: value}))] == [key]
+
+
+WEIGHTS = torch.tensor([0.5, 3.0, 1.25])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weighted_losses_are_those_of_torch(smoothing):
+    torch.manual_seed(3)
+    logits, label = torch.randn(7, 3, requires_grad=True), torch.tensor([0, 1, -1, 2, 2, -7, 0])
+    found = classification_loss(logits, label, smoothing, WEIGHTS)
+    rows = label >= 0
+    expected = nn.functional.cross_entropy(logits[rows], label[rows], weight=WEIGHTS, label_smoothing=smoothing)
+    assert found["loss"].item() == pytest.approx(expected.item(), abs=1e-6)
+    mine, theirs = (torch.autograd.grad(loss, logits)[0] for loss in (found["loss"], expected))
+    assert torch.allclose(mine, theirs, atol=1e-7)
+    assert found["accuracy"] == classification_loss(logits, label)["accuracy"]
+
+
+def test_the_weighted_loss_is_the_weighted_mean():
+    logits = torch.tensor([[0.0, math.log(3)], [5.0, 5.0], [math.log(9), 0.0], [0.0, 0.0]])
+    loss = classification_loss(logits, torch.tensor([1, -1, 1, 0]), weights=torch.tensor([4.0, 1.0]))["loss"]
+    # p = 3/4 and 1/10 with weight 1, p = 1/2 with weight 4.
+    assert loss.item() == pytest.approx((-math.log(0.75) - math.log(0.1) - 4 * math.log(0.5)) / 6, abs=1e-6)
+    logits = torch.randn(3, 3, requires_grad=True)
+    nothing = classification_loss(logits, torch.full((3,), -1), 0.1, WEIGHTS)["loss"]
+    nothing.backward()
+    assert nothing.item() == 0 and torch.equal(logits.grad, torch.zeros(3, 3))
+
+
+def test_soft_labels_have_no_weights():
+    with pytest.raises(DataError, match=r"class_weights needs hard labels.*BalancedSampler"):
+        classification_loss(torch.randn(2, 3), torch.full((2, 3), 1 / 3), weights=WEIGHTS)
+
+
+class Labelled:
+    """Four samples of class 0, one of class 1, three of class 2, two without a label."""
+
+    classes = ("wave", "bend", "jump")
+    targets = np.array([0, 2, 0, -1, 2, 0, 1, 0, 2, -1])
+
+    def __len__(self):
+        return len(self.targets)
+
+
+def classifiers(**options):
+    yield Classifier(Tiny(), 3, **options)
+    yield EnsembleClassifier(TwoTowers(), 3, ("pooled", "wide"), **options)
+    yield ContrastiveClassifier(Tiny(), 3, weight=0.0, projection_dim=4, **options)
+
+
+def test_given_weights_reach_the_loss_of_every_classifier():
+    for plain, weighted in zip(classifiers(), classifiers(class_weights=[0.5, 3, 1.25]), strict=True):
+        weighted.load_state_dict(plain.state_dict())  # weights are no part of a checkpoint
+        name = "ce_loss" if isinstance(plain, ContrastiveClassifier) else "loss"
+        data = {**batch(), "label": torch.tensor([0, 0, 2, 1, 2, -1, 0, 0])}
+        logits = plain.eval().logits(prepare(plain, data))
+        known = data["label"] >= 0
+        found = weighted.eval()(prepare(weighted, data))[name]
+        assert torch.allclose(found, nn.functional.cross_entropy(logits[known], data["label"][known], weight=WEIGHTS))
+        assert not torch.allclose(found, plain(prepare(plain, data))[name])
+        weighted.fit_to(None)  # given ones need no training set
+        assert torch.equal(weighted.class_weights(), WEIGHTS)
+
+
+def test_balanced_weights_are_counted_in_the_training_set():
+    for model in classifiers(class_weights="balanced"):
+        with pytest.raises(ConfigError, match="fit_to"):
+            model(prepare(model, batch()))
+        model.fit_to(Labelled())
+        assert model.class_weights().tolist() == pytest.approx([8 / (3 * 4), 8 / (3 * 1), 8 / (3 * 3)])
+        data = Labelled()
+        data.targets = np.array([0, 1, 2])
+        model.fit_to(data)  # another training set, another balance
+        assert model.class_weights().tolist() == [1.0, 1.0, 1.0]
+        assert not any("class_weights" in key for key in model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        ([0, 0, 2, -1], "no training sample is of class bend"),
+        ([0, 1, 2, 3], "a label 3, 3 classes"),
+        (np.eye(3), "no 'targets' or 'labels' with one class number a sample; give numbers"),
+    ],
+)
+def test_balanced_weights_that_cannot_be(targets, words):
+    data = Labelled()
+    data.targets = np.array(targets)
+    with pytest.raises(DataError, match=words):
+        Classifier(Tiny(), 3, class_weights="balanced").fit_to(data)
+
+
+def test_a_constructor_refuses_wrong_weights():
+    with pytest.raises(ConfigError, match="has 2 numbers, num_classes is 3"):
+        Classifier(Tiny(), 3, class_weights=[1.0, 2.0])
+
+
+def test_a_run_counts_its_training_labels(tmp_path):
+    changes = ["model.class_weights=balanced", "train_cfg.max_epochs=1"]
+    cfg = load_config("image/finetune_vit-tiny_digits", changes)
+    assert validate_config(cfg) == []
+    assert train(cfg, tmp_path / "run", seed=0)["steps"] > 0  # the loss has no weights before they are counted

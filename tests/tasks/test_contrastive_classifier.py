@@ -87,6 +87,7 @@ def test_mixed_labels_are_refused():
 )
 def test_faults_are_named(options, message):
     arguments = {"num_classes": 3, "backbone": Tiny(), "norm": None, "dropout": 0.0, "label_smoothing": 0.0}
+    arguments["class_weights"] = None
     rest = {"init_std": 0.01, "feature": None, "loss": "supcon", "options": None, "hidden_dim": None, "fairkl": 0.0}
     more = {"projection_dim": 4, "anchors": "all", "group_key": None, "across_groups": False, "weight": 0.5}
     faults = list(ContrastiveClassifier.check_config({**arguments, **rest, **more, **options}))

@@ -14,7 +14,8 @@ class PretextHook(Hook):
     """Calls ``fit_to``, ``before_training``, ``before_step(step, total_steps)``, ``after_step()`` of models with them.
 
     ``fit_to(dataset)`` takes from the training set what is fitted to data, not learnt by steps, such as how rare the
-    words of texts are; it is kept in buffers, and a model that has been fitted leaves it as it is.
+    words of texts are; it is kept in buffers, and a model that has been fitted leaves it as it is. What only the loss
+    needs, such as weights of classes, is taken anew from the set that is trained on.
 
     ``step`` counts from 0. With gradient accumulation ``after_step`` follows updates, not batches: a teacher averages
     weights that have moved.
