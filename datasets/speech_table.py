@@ -12,7 +12,7 @@ import numpy as np
 from mmengine.logging import print_log
 
 from perception.datasets.audio_clips import AudioClips
-from perception.datasets.audio_files import AudioRecord, read_audio, samples_at, usable
+from perception.datasets.audio_files import AudioRecord, BadAudioError, read_audio, samples_at, usable
 from perception.datasets.images import check_split
 from perception.datasets.speaker_split import geographic_order, require_disjoint, speaker_disjoint_split
 from perception.errors import DataError, check_arguments, nearest, not_among
@@ -106,7 +106,7 @@ class SpeechTable(AudioClips):
             seed,
             join_seconds,
         )
-        self.records = [records[i] for i in good]
+        self.records, self.on_error = [records[i] for i in good], on_error
         self.rates, self.first, self.frames = places.T
         self.lengths = samples_at(self.frames, self.rates, sample_rate)
         self.split, self.may_be_silent = split, segment_seconds is not None
@@ -118,7 +118,11 @@ class SpeechTable(AudioClips):
             self.order = geographic_order(classes, {name: sorted(others) for name, others in neighbours.items()})
 
     def read(self, indices: np.ndarray, start: np.ndarray, length: np.ndarray) -> list[np.ndarray]:
-        """See ``AudioClips``; only the part that is asked for is read. Windows of longer clips may be silent."""
+        """See ``AudioClips``; only the part that is asked for is read. Windows of longer clips may be silent.
+
+        Raises:
+            BadAudioError: a file that its header did not give away, and how to leave it out.
+        """
         clips = []
         for i, at, number in zip(indices.tolist(), start.tolist(), length.tolist(), strict=True):
             whole = number == self.lengths[i]
@@ -126,7 +130,13 @@ class SpeechTable(AudioClips):
             count = frames if whole else min(math.ceil(number * rate / self.sample_rate), frames)
             offset = 0 if whole else min(at * rate // self.sample_rate, frames - count)
             silent = self.may_be_silent or not whole
-            clip = read_audio(self.records[i], self.sample_rate, int(self.first[i]) + offset, count, silent)
+            try:
+                clip = read_audio(self.records[i], self.sample_rate, int(self.first[i]) + offset, count, silent)
+            except BadAudioError as error:
+                cure = "on_error='skip' leaves such clips out"
+                if self.on_error == "skip":
+                    cure = "it could be read when the data set was built, so it has changed since"
+                raise BadAudioError(error.kind, f"{error}. {cure}") from error
             clips.append(clip[:number])
         return clips
 

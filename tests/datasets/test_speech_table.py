@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from perception.datasets.audio_files import BadAudioError
 from perception.datasets.speaker_split import geographic_order, require_disjoint, speaker_disjoint_split
 from perception.datasets.speech_table import SpeechTable
 from perception.errors import ConfigError, DataError
@@ -130,6 +131,38 @@ def test_what_is_left_out_is_told(tmp_path):
     assert len(data) == 6 and sorted(key.split("/")[-1][:-1] for key in data.dropped) == ["north00.wav", "south10.wav"]
     with pytest.raises(DataError, match="1 of 8 clips cannot be used"):
         SpeechTable(table, "all")
+
+
+def cut_flac(path):
+    with open(path, "wb") as file:
+        soundfile.write(file, 0.3 * np.sin(np.arange(4000) / 5), RATE, format="FLAC")
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [
+        (lambda path: soundfile.write(path, np.zeros(4000), RATE), "silent"),
+        (lambda path: soundfile.write(path, np.full(4000, np.nan), RATE, subtype="FLOAT"), "not finite"),
+        (cut_flac, "damaged"),
+    ],
+)
+def test_what_only_shows_in_reading_names_the_file_and_the_cure(tmp_path, spoil, kind):
+    rows = cities(clips=1)
+    table = make(tmp_path, rows)
+    broken = tmp_path / rows[0]["path"]
+    sound = broken.read_bytes()
+    spoil(broken)
+    with pytest.raises(BadAudioError, match=r"on_error='skip' leaves such clips out") as caught:
+        SpeechTable(table, "all").__getitems__([0])
+    assert caught.value.kind == kind and str(broken) in str(caught.value)
+    assert len(SpeechTable(table, "all", on_error="skip")) == len(rows) - 1
+    broken.write_bytes(sound)
+    data = SpeechTable(table, "all", on_error="skip")
+    spoil(broken)
+    with pytest.raises(BadAudioError, match="has changed since") as caught:
+        data.__getitems__([0])
+    assert str(broken) in str(caught.value)
 
 
 @pytest.mark.parametrize(
