@@ -24,7 +24,7 @@ class ConvNet(Backbone):
     """Stages of a 3 x 3 convolution, batch norm and ReLU.
 
     Networks made for 224 pixels shrink an image four-fold before their first block; of a tile of 64 pixels that leaves
-    little of the texture. This one keeps it, and costs little: 60 M multiplications at 64 pixels and default widths.
+    little of the texture. This one keeps it, and costs little: 15 M multiplications at 64 pixels and default widths.
 
     Args:
         widths: channels of every stage.

@@ -50,6 +50,22 @@ def test_maps_strides_and_any_size():
     assert model.embed_dims == 8
 
 
+def test_the_cost_that_the_class_names():
+    counted = []
+
+    def count(layer, _, output):
+        height, width = layer.kernel_size
+        counted.append(output[0].numel() * layer.in_channels * height * width)
+
+    model = ConvNet()
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(count)
+    model(images(64)[:1])
+    assert len(counted) == 4 and sum(counted) == 15_040_512
+    assert f"{sum(counted) / 1e6:.0f} M multiplications at 64 pixels" in ConvNet.__doc__
+
+
 def test_layer_groups_follow_the_stages():
     model = build()
     groups = {name: model.layer_id(name) for name, _ in model.named_parameters()}
