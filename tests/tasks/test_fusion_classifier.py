@@ -53,6 +53,24 @@ def prepared(model, data, training=True):
     return model.data_preprocessor(data, training)[0]
 
 
+def test_the_loss_is_weighted_by_class():
+    class Rare(Texts):
+        targets = np.array([0, 0, 0, 1, -1])
+
+        def __len__(self):
+            return 5
+
+    data = {**batch(), "label": torch.tensor([0, 0, 1, -1])}
+    for given, weights in (("balanced", (2 / 3, 2.0)), ([1, 5], (1.0, 5.0))):  # 4 / (2 x 3) and 4 / (2 x 1)
+        model = build(class_weights=given).eval()
+        model.fit_to(Rare())
+        ready = prepared(model, data)
+        expected = F.cross_entropy(model.logits(ready)[:3], data["label"][:3], weight=torch.tensor(weights))
+        assert torch.allclose(model(ready)["loss"], expected)
+    with pytest.raises(ConfigError, match=r"class_weights.*positive"):
+        build(class_weights=[1, 0])
+
+
 def test_it_is_the_head_on_the_features_of_its_parts():
     model = build().eval()
     model.fit_to(Texts)
