@@ -1,4 +1,4 @@
-"""The demo: which configs it runs, what it draws, and a short run of all of it."""
+"""The demo: which configs it runs, what it draws, a short run of one and a full one of all of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from perception.cli import main
 from perception.cli.demo import comparison, demo_configs, draw_curves, latest_pictures
 from perception.config import load_config
+from perception.validation import validate_config
 
 
 def test_configs_say_themselves_that_the_demo_runs_them():
@@ -18,6 +19,7 @@ def test_configs_say_themselves_that_the_demo_runs_them():
         cfg = load_config(name)
         assert cfg.demo["title"]
         assert cfg.demo["protocol"] in cfg.evaluation["protocols"]
+        assert validate_config(load_config(name, ["train_cfg.max_epochs=1"])) == []  # --epochs 1
 
 
 def test_comparison_takes_the_protocol_and_marks_what_is_missing(tmp_path):
@@ -53,21 +55,35 @@ def test_unknown_demo_config_is_refused(capfd, tmp_path, monkeypatch):
     assert "'image/mae_vit-tiny_digits'" in capfd.readouterr().err
 
 
-def test_short_demo(capfd, tmp_path, monkeypatch):
+def test_short_demo_of_one_config(capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["demo", "--epochs", "1", "--out", "out"]) == 0
-    printed = capfd.readouterr().out
-    assert (tmp_path / "out" / "loss_curves.png").is_file()
+    name = "graph/graphmae_gat_digits"  # the cheapest; the slow test below runs all of them
+    short = ["demo", name, "--epochs", "1", "--out", "out"]
+    assert main(short) == 0
+    run = tmp_path / "out" / name.replace("/", "_") / "seed_0"
+    assert "-" not in comparison(run, load_config(name).demo["protocol"])
+    told_of(capfd.readouterr().out, [name], tmp_path)
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == ["graph_graphmae_gat_digits"]
+    steps = json.loads((run / "summary.json").read_text())["steps"]
+    (run / "of_the_first").touch()
+    assert main(short) == 0  # a second demo replaces the first
+    assert not (run / "of_the_first").exists()
+    assert json.loads((run / "summary.json").read_text())["steps"] == steps
+
+
+def told_of(printed, names, folder):
+    """The demo has drawn and named the curves of its runs, and told what they are."""
+    assert (folder / "out" / "loss_curves.png").is_file()
     assert "out/loss_curves.png" in printed.replace("\n", "")
-    for name in demo_configs():
+    for name in names:
         assert load_config(name).demo["title"] in printed
-    assert main(["demo", "--epochs", "1", "--out", "out"]) == 0  # a second demo replaces the first
 
 
 @pytest.mark.slow
-def test_pre_training_clearly_beats_the_untrained_encoder(tmp_path, monkeypatch):
+def test_pre_training_clearly_beats_the_untrained_encoder(capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "--out", "out"]) == 0
+    told_of(capfd.readouterr().out, demo_configs(), tmp_path)
     for name in demo_configs():
         run = tmp_path / "out" / name.replace("/", "_") / "seed_0"
         trained, untrained, _ = (float(v.rstrip(" %")) for v in comparison(run, load_config(name).demo["protocol"]))
