@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,25 +13,29 @@ from perception.errors import DataError
 from perception.registry import DATASETS
 from perception.transforms.base import Transform
 
-FOLDER = "cifar-10-batches-py"
 SPLIT_SEED = 0
 
 
-@DATASETS.register_module()
-class CIFAR10(ArrayImages):
-    """CIFAR-10 ("Learning Multiple Layers of Features from Tiny Images", Krizhevsky, 2009), 32 x 32 RGB.
-
-    CIFAR-10 has no validation set: 5,000 of the 50,000 training images (500 per class, drawn by a fixed seed) are ours.
+class TorchvisionCIFAR(ArrayImages):
+    """A CIFAR set as torchvision reads it: the archive is pickled, so its checksums are verified before it is opened.
 
     Args:
-        root: folder that holds, or will hold, ``cifar-10-batches-py``.
-        split: ``train`` 45,000, ``val`` 5,000, ``test`` 10,000, or ``pretrain``: ``train`` and ``val`` without labels.
-        download: fetch the archive (170 MB) where it is missing; its checksum is verified by torchvision.
+        root: folder that holds, or will hold, the folder of the archive.
+        split: one of ``SPLITS``.
+        download: fetch the archive where it is missing; its checksum is verified by torchvision.
         transforms: see ``Dataset``.
         seed: see ``Dataset``.
+
+    Attributes:
+        TITLE: name in messages.
+        READER: name of torchvision's class.
+        FOLDER: folder of the unpacked archive.
     """
 
-    SPLITS = ("pretrain", "train", "val", "test")
+    TITLE: ClassVar[str]
+    READER: ClassVar[str]
+    FOLDER: ClassVar[str]
+    SPLITS = ("pretrain", "train", "val", "train50000", "test")
 
     def __init__(
         self,
@@ -41,14 +45,15 @@ class CIFAR10(ArrayImages):
         transforms: Sequence[Transform | dict[str, Any]] = (),
         seed: int = 0,
     ) -> None:
-        from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
+        import torchvision
 
         check_split(split, self.SPLITS)
         folder = Path(root).expanduser()
+        reader = getattr(torchvision.datasets, self.READER)
         try:
-            source = TorchvisionCIFAR10(str(folder), train=split != "test", download=download)
+            source = reader(str(folder), train=split != "test", download=download)
         except (RuntimeError, OSError) as error:
-            raise DataError(f"CIFAR-10 in {str(folder)!r} cannot be read: {error}. Set download=True.") from error
+            raise DataError(f"{self.TITLE} in {str(folder)!r} cannot be read: {error}. Set download=True.") from error
         images = source.data.transpose(0, 3, 1, 2)
         labels = check_labels(np.asarray(source.targets), len(images), len(source.classes), str(folder))
         rows = np.arange(len(images))
@@ -63,5 +68,23 @@ class CIFAR10(ArrayImages):
     def check_config(cls, cfg: dict[str, Any]) -> Iterable[tuple[str, str]]:
         """Faults of a config: unknown split, files missing and not to be downloaded."""
         check_split(cfg["split"], cls.SPLITS)
-        if not cfg["download"] and not (Path(cfg["root"]).expanduser() / FOLDER).is_dir():
-            yield "root", f"holds no folder {FOLDER}; set download=True to fetch it"
+        if not cfg["download"] and not (Path(cfg["root"]).expanduser() / cls.FOLDER).is_dir():
+            yield "root", f"holds no folder {cls.FOLDER}; set download=True to fetch it"
+
+
+@DATASETS.register_module()
+class CIFAR10(TorchvisionCIFAR):
+    """CIFAR-10 ("Learning Multiple Layers of Features from Tiny Images", Krizhevsky, 2009), 32 x 32 RGB.
+
+    CIFAR-10 has no validation set: 5,000 of the 50,000 training images (500 per class, drawn by a fixed seed) are ours.
+
+    Args:
+        root: folder that holds, or will hold, ``cifar-10-batches-py``.
+        split: ``train`` 45,000, ``val`` 5,000, ``train50000`` both, as published figures are made, ``test`` 10,000, or
+            ``pretrain``: ``train`` and ``val`` without labels.
+        download: fetch the archive (170 MB) where it is missing; its checksum is verified by torchvision.
+        transforms: see ``Dataset``.
+        seed: see ``Dataset``.
+    """
+
+    TITLE, READER, FOLDER = "CIFAR-10", "CIFAR10", "cifar-10-batches-py"

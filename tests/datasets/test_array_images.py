@@ -1,14 +1,12 @@
 import numpy as np
 import pytest
 import torch
-import torchvision
 from sklearn.datasets import load_digits
 
 from perception.datasets.base import SampleKey
-from perception.datasets.cifar10 import CIFAR10
 from perception.datasets.digits import MEAN, STD, Digits, load_digits_uint8
 from perception.datasets.images import stratified_split
-from perception.errors import ConfigError, DataError
+from perception.errors import ConfigError
 
 
 def test_digits_are_scaled_and_split_in_equal_shares():
@@ -44,29 +42,3 @@ def test_stratified_split_is_a_partition_that_a_seed_fixes():
     assert [np.unique(labels[p], return_counts=True)[1].tolist() for p in parts] == [[5, 10, 4], [2, 4, 1], [3, 6, 2]]
     assert all(np.array_equal(a, b) for a, b in zip(parts, stratified_split(labels, (0.5, 0.2), seed=1), strict=True))
     assert not np.array_equal(parts[0], stratified_split(labels, (0.5, 0.2), seed=2)[0])
-
-
-class FakeCIFAR10:
-    """What torchvision's data set holds after reading, with 100 training images."""
-
-    classes = tuple("abcdefghij")
-
-    def __init__(self, root, train, download):
-        if not download:
-            raise RuntimeError("Dataset not found or corrupted")
-        count = 100 if train else 20
-        self.data = np.arange(count * 32 * 32 * 3, dtype=np.int64).reshape(count, 32, 32, 3).astype(np.uint8)
-        self.targets = [i % 10 for i in range(count)]
-
-
-def test_cifar10_carves_its_validation_rows_from_the_training_set(monkeypatch, tmp_path):
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", FakeCIFAR10)
-    found = {s: CIFAR10(str(tmp_path), s, download=True) for s in CIFAR10.SPLITS}
-    assert {s: len(d) for s, d in found.items()} == {"pretrain": 100, "train": 90, "val": 10, "test": 20}
-    assert np.bincount(found["val"].labels).tolist() == [1] * 10
-    original = FakeCIFAR10("", True, True).data
-    assert np.array_equal(found["pretrain"].images[7].transpose(1, 2, 0), original[7])
-    with pytest.raises(DataError, match="download=True"):
-        CIFAR10(str(tmp_path), "test")
-    cfg = dict(root=str(tmp_path), split="test", download=False)
-    assert "cifar-10-batches-py" in dict(CIFAR10.check_config(cfg))["root"]
