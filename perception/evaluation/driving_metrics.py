@@ -60,7 +60,7 @@ class SampleMetric(BaseMetric):
 
 @METRICS.register_module()
 class BEVDetectionMetric(SampleMetric):
-    """Average precision by overlap and nuScenes' score: ``detection/bev_ap50``, ``detection/map``, ``detection/nds``.
+    """nuScenes' score and average precision by overlap: ``detection/map``, ``detection/nds``, ``detection/bev_ap50``.
 
     ``bev_ap50`` is the mean over classes of the average precision at an overlap of 0.5 seen from above (``3d_ap50``
     of volumes), ``bev_ap50/<class>`` that of a class, ``bev_iou`` the mean over true boxes of the best overlap with a
@@ -142,7 +142,9 @@ class BEVDetectionMetric(SampleMetric):
             if np.isnan(kept.needed("velocity", "")).all():
                 kept = replace(kept, velocity=None)  # no velocity is known: there is no such error
             figures = nuscenes_score(_best(predictions), kept, classes, official=False).figures()
-            found |= {name: value for name, value in figures.items() if np.isfinite(value)}
+            # What detectors are compared by comes first: it is the headline of a report.
+            ordered = {"map": figures["map"], **figures, **found}
+            found = {name: value for name, value in ordered.items() if np.isfinite(value)}
         return found
 
 

@@ -143,6 +143,7 @@ def test_perfect_predictions_are_perfect():
     everything = measured(perfect, min_points=0)
     assert everything["map"] == pytest.approx(1.0) and everything["nds"] == pytest.approx(1.0)
     assert "error/velocity" not in everything  # none is known
+    assert next(iter(everything)) == "map"  # the headline of a report
 
 
 def test_one_doubled_prediction_lowers_precision_alone():
