@@ -1,7 +1,9 @@
 """Every python and bash block of the guides runs, in order, in one folder and one namespace a guide.
 
 A block that cannot run here carries ``<!-- not tested: reason -->`` on the line before it; one that reads
-``$PERCEPTION_DATA`` carries ``<!-- needs PERCEPTION_DATA -->``. The counts below make sure that no block escapes.
+``$PERCEPTION_DATA`` carries ``<!-- needs PERCEPTION_DATA -->``. ``<!-- tested with: key=value ... -->`` gives the first
+command of a block overrides that a reader does not need, such as smaller sets to evaluate on. The counts below make
+sure that no block escapes.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ class Block:
     line: int
     reason: str
     needs_data: bool
+    overrides: tuple[str, ...] = ()
 
 
 def blocks(path: Path) -> list[Block]:
@@ -56,7 +59,9 @@ def blocks(path: Path) -> list[Block]:
         reason = re.search(r"<!-- not tested: (.+?) -->", match["marks"])
         line = source[: match.start("text")].count("\n") + 1
         needs = "<!-- needs PERCEPTION_DATA -->" in match["marks"]
-        found.append(Block(match["kind"], match["text"], line, reason[1] if reason else "", needs))
+        shorter = re.search(r"<!-- tested with: (.+?) -->", match["marks"])
+        overrides = tuple(shorter[1].split()) if shorter else ()
+        found.append(Block(match["kind"], match["text"], line, reason[1] if reason else "", needs, overrides))
     return found
 
 
@@ -79,12 +84,13 @@ def tool(path: str) -> Callable[[list[str]], int]:
 
 
 def run_bash(block: Block, place: str) -> None:
-    for words in commands(block.text):
+    for number, words in enumerate(commands(block.text)):
         if words[0] == "python" and words[1].startswith("tools/"):
             assert tool(words[1])(words[2:]) == 0, f"{place}: {' '.join(words)}"
             continue
         text = f"{place}: only perception commands and tools run here; mark the block as not tested"
         assert words[0] == "perception", text
+        words += ["--set", *block.overrides] if block.overrides and not number else []
         assert main(words[1:]) == 0, f"{place}: {' '.join(words)}"
 
 
