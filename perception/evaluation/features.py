@@ -112,7 +112,7 @@ def extract(
         if not torch.isfinite(x).all():
             row = int((~torch.isfinite(x)).any(1).nonzero()[0])
             raise EvaluationError(f"the {name} features of sample {int(index[known][row])} are not finite")
-        result[name] = Features(x, y[known], index[known], int((~known).sum()))
+        result[name] = Features(x, y[known], index[known], int((~known).sum()), groups=_groups(dataset, index[known]))
     return result
 
 
@@ -142,6 +142,15 @@ def _positions(batch: Mapping[str, Any], count: int, seen: int) -> Tensor:
     """
     own = torch.as_tensor(batch["index"]).reshape(-1).cpu() if "index" in batch and "mask" not in batch else ()
     return own.long() if isinstance(own, Tensor) and len(own) == count else torch.arange(seen, seen + count)
+
+
+def _groups(dataset: Any, index: Tensor) -> Tensor | None:
+    """``(n,)`` groups of the samples at ``index``, such as speakers; ``None`` where the data set has none."""
+    given = getattr(dataset, "groups", None)
+    if given is None or not len(given) or len(dataset) % len(given):
+        return None
+    clips = len(dataset) // len(given)  # several clips of a video
+    return torch.as_tensor(np.asarray(given), dtype=torch.int64)[index // clips]
 
 
 def cache_key(backbone: Backbone, dataset: Any, description: Mapping[str, Any]) -> str:
@@ -205,7 +214,7 @@ def cached_features(
     if file.is_file():
         arrays = load_arrays(file, ("x", "y", "index", "unlabelled"))
         x, y, index = (torch.from_numpy(arrays[name]) for name in ("x", "y", "index"))
-        return Features(x, y, index, int(arrays["unlabelled"]))
+        return Features(x, y, index, int(arrays["unlabelled"]), groups=_groups(dataset, index))
     found = extract(backbone, dataset, feature, batch_size, num_workers)["backbone"]
     save_features(file, found, **{key: str(value) for key, value in description.items() if key.endswith("hash")})
     return found

@@ -35,23 +35,27 @@ class Features:
         y: ``(n,)`` int64 class ids, all >= 0; where a sample can have several labels, ``(n, C)`` float32 of 0 and 1.
         index: ``(n,)`` int64 positions of the rows in the data set.
         unlabelled: number of rows left out because they have no label.
+        groups: ``(n,)`` int64 what every row belongs to, such as a speaker or a camera, where the data set tells.
     """
 
     x: Tensor
     y: Tensor
     index: Tensor
     unlabelled: int = 0
+    groups: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
     def take(self, rows: Tensor) -> Features:
         """The given rows, in the given order."""
-        return Features(self.x[rows], self.y[rows], self.index[rows])
+        groups = None if self.groups is None else self.groups[rows]
+        return Features(self.x[rows], self.y[rows], self.index[rows], groups=groups)
 
     def to(self, device: torch.device | str) -> Features:
         """The same rows on another device."""
-        return replace(self, x=self.x.to(device), y=self.y.to(device), index=self.index.to(device))
+        groups = None if self.groups is None else self.groups.to(device)
+        return replace(self, x=self.x.to(device), y=self.y.to(device), index=self.index.to(device), groups=groups)
 
     def canonical(self) -> Features:
         """Rows sorted by content, so that what is fitted to them does not depend on the order they came in."""
@@ -63,7 +67,7 @@ class Features:
 
 
 def merge(first: Features, second: Features) -> Features:
-    """The rows of both."""
+    """The rows of both, without groups, whose numbers may mean another thing in each."""
     pairs = ((first.x, second.x), (first.y, second.y), (first.index, second.index))
     x, y, index = (torch.cat(pair) for pair in pairs)
     return Features(x, y, index)
