@@ -84,14 +84,15 @@ class _Problems:
             left = gradient.abs().amax((1, 2))
             if bool((left <= limit).all()):
                 return v
-            step = self._newton_step(p, gradient)
-            v, value = self._search(v, value, step, (gradient * step).sum((1, 2)), left <= limit)
+            done = left <= limit
+            step = self._newton_step(p, gradient, done)
+            v, value = self._search(v, value, step, (gradient * step).sum((1, 2)), done)
         count = int((~(left <= limit)).sum())
         text = f"{count} of {len(v)} problems are not solved after {_MAX_NEWTON} steps"
         raise EvaluationError(f"logistic regression: {text}")
 
-    def _newton_step(self, p: Tensor, gradient: Tensor) -> Tensor:
-        """Solution (E, F, N) of ``H step = -gradient`` by preconditioned conjugate gradients."""
+    def _newton_step(self, p: Tensor, gradient: Tensor, done: Tensor) -> Tensor:
+        """Solution (E, F, N) of ``H step = -gradient`` by preconditioned conjugate gradients; 0 of what is ``done``."""
 
         def times_hessian(v: Tensor) -> Tensor:
             u = self.z @ v
@@ -102,9 +103,11 @@ class _Problems:
         scaled = torch.cholesky_solve(residual, self.factor)
         direction, product = scaled, _dot(residual, scaled)
         goal = 1e-6 * product  # squares, in the metric of the preconditioner: Newton corrects the rest
+        goal[done] = torch.inf
         for _ in range(_MAX_CG):
             image = times_hessian(direction)
-            length = _ratio(product, _dot(direction, image))
+            # Who has arrived stands still: iterations beyond rounding would lead anywhere.
+            length = torch.where(product > goal, _ratio(product, _dot(direction, image)), 0.0)
             step = step + length * direction
             residual = residual - length * image
             scaled = torch.cholesky_solve(residual, self.factor)

@@ -10,7 +10,7 @@ import torch
 from toy import ToyBackbone, clouds, features
 
 from perception.errors import ConfigError
-from perception.evaluation.episode_regression import fit_logistic
+from perception.evaluation.episode_regression import _Problems, fit_logistic
 from perception.evaluation.few_shot import (
     Episodes,
     FewShotEpisodes,
@@ -123,6 +123,22 @@ def test_copies_in_the_support_and_features_that_are_not_finite():
     x[1, 2, 3] = float("nan")
     with pytest.raises(EvaluationError, match="features are not finite"):
         fit_logistic(x, torch.tensor([[0, 1, 2, 3]] * 2), 4)
+
+
+def test_a_problem_is_not_iterated_beyond_its_solution_for_the_sake_of_a_harder_one():
+    """Conjugate gradients that go on after they have arrived are led by rounding, now and then far away."""
+    x = torch.randn(2, 8, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[1] *= torch.logspace(-2, 3, 6)
+    y = torch.arange(4).repeat(2).expand(2, -1)
+    both, alone = _Problems(x, y, 4, 1.0), _Problems(x[:1], y[:1], 4, 1.0)
+    v = 0.1 * torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    p = torch.softmax(both.z @ v, dim=2)
+    gradient = both.z.transpose(1, 2) @ (p - both.target) + both.penalty * v
+    together = both._newton_step(p, gradient, torch.tensor([False, False]))
+    torch.testing.assert_close(
+        together[:1], alone._newton_step(p[:1], gradient[:1], torch.tensor([False])), rtol=1e-10, atol=0
+    )
+    assert not both._newton_step(p, gradient, torch.tensor([True, False]))[0].any()
 
 
 def test_predictions_of_an_episode_are_those_of_its_own_problem():
