@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perception.errors import DataError
+from perception.errors import DataError, check_arguments
 from perception.geometry.augmentation import lidar_matrix
 from perception.geometry.boxes import transform_boxes
 from perception.geometry.transforms import transform_points
@@ -76,7 +76,7 @@ def range_faults(cfg: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 def _require(batch: Batch, key: str, transform: Transform, hint: str) -> Any:
-    if key not in batch:
+    if batch.get(key) is None:
         raise DataError(f"{type(transform).__name__} needs {key!r}, which the batch does not have: {hint}")
     return batch[key]
 
@@ -103,6 +103,7 @@ class AugmentPoints(Transform):
         flip_y: float = 0.5,
         shuffle: bool = False,
     ) -> None:
+        check_arguments("transforms.*", self.check_config, locals())
         self.ranges = {
             "rotation": float(rotation),
             "scale": (float(scale[0]), float(scale[1])),
@@ -118,13 +119,14 @@ class AugmentPoints(Transform):
         matrices = draw_lidar_matrices(random, self.ranges)
         out = {**batch, "points": move_points(points, matrices)}
         out["lidar_aug"] = compose(matrices, batch.get("lidar_aug"))
-        if "boxes" in batch:
-            speeds = batch.get("velocity", [None] * len(points))
+        if batch.get("boxes") is not None:
+            known = batch.get("velocity") is not None
+            speeds = batch["velocity"] if known else [None] * len(points)
             moved = [
                 transform_boxes(boxes, torch.from_numpy(m), speed)
                 for boxes, m, speed in zip(batch["boxes"], matrices, speeds, strict=True)
             ]
-            if "velocity" in batch:
+            if known:
                 out["velocity"] = [speed for _, speed in moved]
                 moved = [boxes for boxes, _ in moved]
             out["boxes"] = moved
@@ -132,7 +134,7 @@ class AugmentPoints(Transform):
             streams = random.streams(1)
             orders = [torch.from_numpy(streams.generator(i).permutation(len(p))) for i, p in enumerate(points)]
             for key in ("points", *_PER_POINT):
-                if key in out:
+                if out.get(key) is not None:
                     out[key] = [value[order] for value, order in zip(out[key], orders, strict=True)]
         return out
 
@@ -169,6 +171,7 @@ class TwoViews(Transform):
         drop: Sequence[float] = (0.0, 0.0),
         keep_sweep: bool = False,
     ) -> None:
+        check_arguments("transforms.*", self.check_config, locals())
         self.ranges = {
             "rotation": float(rotation),
             "scale": (float(scale[0]), float(scale[1])),
@@ -183,15 +186,20 @@ class TwoViews(Transform):
         """RAW batch -> RAW batch with ``views``."""
         points = _require(batch, "points", self, "give the data set lidar=True")
         ids = batch.get("point_id") or [torch.arange(len(cloud)) for cloud in points]
+        marks: Batch = {"point_id": list(ids)}
+        if batch.get("region") is not None:
+            marks["region"] = list(batch["region"])
+        for key, value in marks.items():
+            if [len(v) for v in value] != [len(p) for p in points]:
+                sizes = [len(v) for v in value], [len(p) for p in points]
+                raise DataError(f"TwoViews: {key!r} has {sizes[0]} values a sweep, but there are {sizes[1]} points")
         streams = random.streams(2)
         matrices = draw_lidar_matrices(streams, self.ranges)
         shares = streams.uniform(*self.drop)
         views = []
         for view in range(2):
             own = slice(view * len(points), (view + 1) * len(points))
-            found: Batch = {"points": list(points), "point_id": list(ids)}
-            if "region" in batch:
-                found["region"] = list(batch["region"])
+            found: Batch = {"points": list(points), **marks}
             if self.drop[1] > 0:
                 numbers = range(own.start, own.stop)
                 kept = [self._kept(streams, n, shares[n], len(p)) for n, p in zip(numbers, points, strict=True)]
@@ -240,6 +248,7 @@ class AugmentCameras(Transform):
         flip: float = 0.5,
         centre: bool = False,
     ) -> None:
+        check_arguments("transforms.*", self.check_config, locals())
         self.size = (int(size[0]), int(size[1]))
         self.scale = (float(scale[0]), float(scale[1]))
         self.bottom = (float(bottom[0]), float(bottom[1]))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from perception.errors import DataError
+from perception.errors import ConfigError, DataError
 from perception.geometry.boxes import points_in_boxes
 from perception.geometry.projection import project
 from perception.transforms import driving_augment
@@ -203,6 +203,18 @@ def test_what_is_missing_is_named():
         AugmentCameras()({}, random())
     with pytest.raises(DataError, match="TwoViews needs 'points'"):
         TwoViews()({}, random())
+    with pytest.raises(DataError, match="AugmentCameras needs 'cams'"):
+        AugmentCameras()({"cams": None}, random())
+    short = {**batch(), "region": [torch.zeros(5, dtype=torch.int64)] * 3}
+    with pytest.raises(DataError, match=r"'region' has \[5, 5, 5\] values a sweep, .* \[400, 400, 400\] points"):
+        TwoViews(drop=(0.1, 0.2))(short, random())
+
+
+def test_labels_that_nobody_knows_are_left_alone():
+    found = AugmentPoints(shuffle=True)({**batch(), "boxes": None, "region": None}, random())
+    assert found["boxes"] is None and found["region"] is None
+    moved = AugmentPoints()({**batch(), "velocity": None}, random())
+    assert moved["velocity"] is None and not torch.equal(moved["boxes"][0], batch()["boxes"][0])
 
 
 @pytest.mark.parametrize(
@@ -225,3 +237,5 @@ def test_configs_are_checked(name, change, key):
     defaults = {k: p.default for k, p in inspect.signature(cls).parameters.items()}
     assert not list(cls.check_config(defaults))
     assert [found for found, _ in cls.check_config(defaults | change)] == [key]
+    with pytest.raises(ConfigError, match=f"transforms.*{key}"):
+        cls(**change)
