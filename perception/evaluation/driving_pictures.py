@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from perception.errors import DataError
 from perception.geometry.boxes import EDGES, bev_corners, box_corners
 from perception.geometry.projection import MIN_DEPTH, project
 from perception.geometry.transforms import homogeneous, invert, transform_points
@@ -189,7 +190,11 @@ def scene_pictures(
     forward: str = "x",
     extent: Sequence[float] = (-50.0, -50.0, 50.0, 50.0),
 ) -> dict[str, np.ndarray]:
-    """All pictures of one sample of a batch: ``map``, ``regions`` if the batch has them, and one per camera by name."""
+    """All pictures of one sample of a batch: ``map``, ``regions`` if the batch has them, and one per camera by name.
+
+    Raises:
+        DataError: there are cameras without calibration.
+    """
     fields = {key: _array(batch, key, sample) for key in ("points", "boxes", "region", "cams", "lidar_aug")}
     points = fields["points"] if fields["points"] is not None else np.zeros((0, 3), np.float32)
     pictures = {"map": map_picture(points, fields["boxes"], predicted, None, extent, forward)}
@@ -198,6 +203,9 @@ def scene_pictures(
     if fields["cams"] is None:
         return pictures
     names = batch.get("meta", {}).get("cameras", [f"camera {n}" for n in range(len(fields["cams"]))])
+    missing = [key for key in ("lidar2cam", "cam2img") if batch.get(key) is None]
+    if missing:
+        raise DataError(f"pictures of cameras need {' and '.join(map(repr, missing))}; the batch holds {sorted(batch)}")
     matrices = [_array(batch, key, sample) for key in ("lidar2cam", "cam2img", "img_aug")]
     for number, name in enumerate(names):
         lidar2cam, cam2img, img_aug = (None if m is None else m[number].astype(np.float64) for m in matrices)

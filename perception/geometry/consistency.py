@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from perception.errors import DataError
 from perception.geometry.augmentation import lidar_matrix
 from perception.geometry.boxes import count_points, legacy_to_boxes, points_in_boxes
 from perception.geometry.projection import project
@@ -22,6 +23,8 @@ SLACK = 3.0  # pixels around a 2D box
 GOOD = 0.9  # mean share from which a rig counts as right
 GAIN = 0.15  # by which undoing a mistake must raise the share to be named
 TIE = 0.02  # mistakes that come so close cannot be told apart
+_NEEDED = ("points", "boxes", "lidar2cam", "cam2img", "cams")
+_SINGULAR = 1e-12  # determinant of a matrix that cannot be undone
 _UPRIGHT = 0.7  # cosine between a camera's up and the LiDAR's
 # x forward, y left, z up -> x right, y down, z forward
 _TO_OPTICAL = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
@@ -77,6 +80,10 @@ def check_rig(batch: Mapping[str, Any], sample: int = 0, box2d_in: str = "origin
         sample: which sample of the batch.
         box2d_in: pixels of ``box2d``: ``original``, as data sets give them, where ``img_aug`` is not judged, or
             ``augmented``: pixels of ``cams``.
+
+    Raises:
+        DataError: something that is judged is missing, there is no such sample, or a matrix holds numbers that are not
+            finite or, of an augmentation, has no inverse.
     """
     if box2d_in not in ("original", "augmented"):
         raise ValueError(f"box2d_in={box2d_in!r} is neither 'original' nor 'augmented'")
@@ -101,18 +108,27 @@ def _best(tried: Mapping[str, float], given: float) -> tuple[str, ...]:
 
 def _rig_of(batch: Mapping[str, Any], sample: int, box2d_in: str) -> Rig:
     told = {**batch.get("meta", {}), **batch}
+    missing = [key for key in _NEEDED if told.get(key) is None]
+    if missing:
+        raise DataError(f"check_rig needs {' and '.join(map(repr, missing))} in the batch, which holds {sorted(batch)}")
+    if not 0 <= sample < len(batch["cams"]):
+        raise DataError(f"check_rig: there is no sample {sample} in a batch of {len(batch['cams'])}")
 
     def one(key: str) -> np.ndarray | None:
         return None if told.get(key) is None else np.asarray(told[key][sample], dtype=np.float64)
 
-    lidar2cam = one("lidar2cam")
-    assert lidar2cam is not None
+    lidar2cam = np.asarray(one("lidar2cam"))
     rig: Rig = {key: one(key) for key in ("points", "boxes", "box2d", "box_camera", "num_lidar_pts")}
     rig["points"] = rig["points"][:, :3]
     rig["lidar2cam"], rig["cam2img"] = lidar2cam, homogeneous(np.asarray(one("cam2img")))
     aug, lidar_aug = one("img_aug"), one("lidar_aug")
     rig["img_aug"] = np.broadcast_to(np.eye(4), lidar2cam.shape) if aug is None else aug
     rig["lidar_aug"] = np.eye(4) if lidar_aug is None else lidar_aug
+    for key in ("lidar2cam", "cam2img", "img_aug", "lidar_aug"):
+        if not np.isfinite(rig[key]).all():
+            raise DataError(f"{key} of sample {sample} holds numbers that are not finite")
+        if key.endswith("aug") and (np.abs(np.linalg.det(rig[key])) < _SINGULAR).any():
+            raise DataError(f"{key} of sample {sample} has no inverse: an augmentation can be undone")
     rig["size"] = tuple(batch["cams"].shape[-2:])
     rig["augmented"] = rig["box2d"] is None or box2d_in == "augmented"
     inside = points_in_boxes(rig["points"], rig["boxes"])
@@ -217,7 +233,7 @@ def _then(first: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 def _inverse_or_same(matrix: np.ndarray) -> np.ndarray:
     """The inverse; a singular matrix stays what it is."""
-    return matrix if (np.abs(np.linalg.det(matrix)) < 1e-12).any() else invert(matrix)
+    return matrix if (np.abs(np.linalg.det(matrix)) < _SINGULAR).any() else invert(matrix)
 
 
 def _resized(rig: Rig) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from perception.errors import DataError
 from perception.evaluation.driving_page import write_page
 from perception.evaluation.driving_pictures import (
     PREDICTED,
@@ -142,6 +143,8 @@ def test_all_pictures_of_a_scene(tmp_path):
     assert list(scene_pictures(lidar)) == ["map"]
     cameras = {k: v for k, v in batch().items() if k not in ("points", "region", "boxes", "box_label", "lidar_aug")}
     assert list(scene_pictures(cameras)) == ["map", "left & front", "right"]
+    with pytest.raises(DataError, match="pictures of cameras need 'lidar2cam'; the batch holds"):
+        scene_pictures({**batch(), "lidar2cam": None})
 
 
 def data_of(page):

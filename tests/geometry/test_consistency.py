@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from perception.errors import DataError
 from perception.geometry.augmentation import image_matrix, lidar_matrix
 from perception.geometry.boxes import box_corners
 from perception.geometry.consistency import check_rig
@@ -150,6 +151,22 @@ def test_nothing_to_judge_by():
     assert len(report.share) == 0 and np.isnan(report.score) and report.good
     with pytest.raises(ValueError, match="box2d_in"):
         check_rig(batch, box2d_in="pixels")
+
+
+@pytest.mark.parametrize("key", ["points", "boxes", "lidar2cam", "cam2img", "cams"])
+def test_what_is_missing_is_named(key):
+    with pytest.raises(DataError, match=f"check_rig needs '{key}' in the batch"):
+        check_rig({**scene(), key: None})
+
+
+def test_matrices_that_cannot_be_judged_are_named():
+    batch = scene()
+    with pytest.raises(DataError, match="no sample 1 in a batch of 1"):
+        check_rig(batch, 1)
+    with pytest.raises(DataError, match="cam2img of sample 0 holds numbers that are not finite"):
+        check_rig(changed(batch, "cam2img", lambda m: m * np.nan))
+    with pytest.raises(DataError, match="lidar_aug of sample 0 has no inverse"):
+        check_rig({**batch, "lidar_aug": torch.zeros(1, 4, 4)})
 
 
 @pytest.mark.skipif("PERCEPTION_DATA" not in os.environ, reason="needs $PERCEPTION_DATA/bev")
