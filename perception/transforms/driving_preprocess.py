@@ -21,6 +21,8 @@ POINT_COLUMNS = ("x", "y", "z", "intensity", "time")
 PER_POINT = ("region", "point_id")
 """Fields of a batch, or of a view, with one value a point: they lose the values of points that are dropped."""
 DROPPED = "dropped_points"
+_RIGID = 0.3  # entry of |R^T R - 1|; the worst rotation that corruptions give on purpose is off by a tenth
+_SINGULAR = 1e-12  # determinant
 _POINT_VALUES = ("point_range", "point_features", "intensity_scale")
 _CAMERA_VALUES = ("image_size", "mean", "std")
 
@@ -75,7 +77,8 @@ class DrivingPreprocess(Preprocess):
 
         Raises:
             DataError: neither points nor cameras; fields of another type, dtype or size than the record's; cameras
-                without calibration.
+                without calibration, or with one that is not finite, not rigid or mirrored; augmentations without
+                inverse.
         """
         out = dict(batch)
         if batch.get(VIEWS) is not None:
@@ -161,9 +164,8 @@ class DrivingPreprocess(Preprocess):
                 raise DataError(f"a batch with cameras needs the calibration {name!r} {(*count, 4, 4)}")
             if tuple(matrix.shape) != (*count, 4, 4):
                 raise DataError(f"{name!r} has shape {tuple(matrix.shape)}, but the cameras need {(*count, 4, 4)}")
-            if not bool(matrix.isfinite().all()):
-                where = (~matrix.isfinite()).nonzero()[0, :2].tolist()
-                raise DataError(f"{name!r} of camera {where[1]} of sample {where[0]} holds numbers that are not finite")
+            _refuse(name, ~matrix.isfinite().flatten(2).all(2), "holds numbers that are not finite")
+        _check_poses(batch["lidar2cam"])
         scale = torch.tensor([1 / (255 * s) for s in self.std], device=cams.device).view(3, 1, 1)
         shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=cams.device)
         like = batch["lidar2cam"]
@@ -226,15 +228,43 @@ def _split(sizes: list[int], *values: Tensor) -> Iterable[tuple[Tensor, ...]]:
     return zip(*(value.split(sizes) for value in values), strict=True)
 
 
+def _check_poses(lidar2cam: Tensor) -> None:
+    """Whether matrices (B, N, 4, 4) can be those of cameras; roughly, for calibrations that are disturbed on purpose.
+
+    Data sets look closer, at what their files say.
+
+    Raises:
+        DataError: a mirror or no rotation.
+    """
+    turn = lidar2cam[..., :3, :3].double()
+    off = (turn.transpose(-1, -2) @ turn - torch.eye(3, dtype=turn.dtype, device=turn.device)).abs().amax((-1, -2))
+    _refuse("lidar2cam", off > _RIGID, "is not rigid: its 3 x 3 part is no rotation")
+    _refuse("lidar2cam", torch.linalg.det(turn) < 0, "is mirrored: one of its axes has the wrong sign")
+
+
+def _no_inverse(matrices: Tensor) -> Tensor:
+    """Which matrices (..., 4, 4) have no inverse or hold numbers that are not finite."""
+    return ~(torch.linalg.det(matrices.double()).abs() > _SINGULAR)
+
+
+def _refuse(name: str, wrong: Tensor, text: str) -> None:
+    """Raise a ``DataError`` about the first sample, or camera of a sample, that is ``wrong`` (B,) or (B, N)."""
+    if bool(wrong.any()):
+        sample, *camera = wrong.nonzero()[0].tolist()
+        where = f"camera {camera[0]} of sample {sample}" if camera else f"sample {sample}"
+        raise DataError(f"{name!r} of {where} {text}; perception.geometry.consistency.check_rig looks for the cause")
+
+
 def _identity_unless(batch: Batch, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
     """The matrices of a batch, or identities of the given shape.
 
     Raises:
-        DataError: they have another shape.
+        DataError: they have another shape, or no inverse.
     """
     given = batch.get(name)
     if given is None:
         return torch.eye(4, dtype=like.dtype, device=like.device).expand(shape)
     if tuple(given.shape) != shape:
         raise DataError(f"{name!r} has shape {tuple(given.shape)}, but the batch needs {shape}")
+    _refuse(name, _no_inverse(given), "has no inverse, but an augmentation can be undone")
     return given

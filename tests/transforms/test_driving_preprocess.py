@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
 
 from perception.errors import CheckpointError, ConfigError, DataError
 from perception.registry import PREPROCESSES
 from perception.transforms.driving_preprocess import DrivingPreprocess
+from perception.transforms.lidar_corruptions import noisy_poses
 
 RANGE = (0.0, -2.0, -1.0, 4.0, 2.0, 1.0)
 LIDAR = DrivingPreprocess(RANGE)
@@ -30,6 +32,20 @@ def cameras(**changes):
         "lidar2cam": torch.eye(4).expand(2, 4, 4, 4),
     }
     return {**batch, **changes}
+
+
+def only(sample, camera, matrix):
+    """Identities (2, 4, 4, 4), and one matrix of another kind."""
+    found = torch.eye(4).repeat(2, 4, 1, 1)
+    found[sample, camera] = matrix
+    return found
+
+
+def test_the_worst_pose_that_a_corruption_gives_passes():
+    """Public noise on all entries of the rotation, twice, at the highest severity."""
+    random = np.random.default_rng(0)
+    poses = torch.from_numpy(noisy_poses(8, 0.2, 0.02, random, compat=True)).float().view(2, 4, 4, 4)
+    assert torch.equal(BOTH(cameras(lidar2cam=poses))["lidar2cam"], poses)
 
 
 @pytest.mark.filterwarnings("ignore:points that are not finite")
@@ -99,6 +115,12 @@ def test_cameras_are_normalised_and_the_calibration_completed():
         (BOTH, cameras(cam2img=torch.eye(3).expand(2, 4, 3, 3)), "'cam2img' has shape"),
         (BOTH, cameras(lidar2cam=torch.full((2, 4, 4, 4), NAN)), "'lidar2cam' of camera 0 of sample 0 .* not finite"),
         (BOTH, cameras(img_aug=torch.eye(4).expand(4, 4, 4)), "'img_aug' has shape"),
+        (BOTH, cameras(lidar2cam=only(1, 2, torch.diag(torch.tensor([1, 1, 1.5, 1])))), "of camera 2 .*1 is not rigid"),
+        (BOTH, cameras(lidar2cam=only(1, 3, torch.diag(torch.tensor([1, -1.0, 1, 1])))), "of camera 3 .*1 is mirrored"),
+        (BOTH, cameras(img_aug=only(0, 1, torch.zeros(4, 4))), "'img_aug' of camera 1 of sample 0 has no inverse"),
+        (BOTH, cameras(img_aug=only(0, 1, NAN * torch.ones(4, 4))), "'img_aug' of camera 1 of sample 0 has no inverse"),
+        (BOTH, cameras(lidar_aug=torch.zeros(2, 4, 4)), "'lidar_aug' of sample 0 has no inverse"),
+        (LIDAR, {"points": [torch.zeros(2, 4)], "lidar_aug": torch.zeros(1, 4, 4)}, "'lidar_aug' of sample 0"),
     ],
 )
 def test_batches_that_do_not_fit(record, batch, text):
