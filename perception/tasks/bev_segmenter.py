@@ -145,6 +145,14 @@ class MaskCheck(BatchPreprocessor):
         return super().forward(data, training)
 
     def _check(self, masks: Tensor, data: Batch) -> None:
+        if not isinstance(masks, Tensor) or masks.ndim != 4:
+            kind = f"of shape {tuple(masks.shape)}" if isinstance(masks, Tensor) else type(masks).__name__
+            raise DataError(f"'bev_mask' must be a tensor (B, K, Ny, Nx), not {kind}")
+        sensor = data.get("points") if data.get("points") is not None else data.get("cams")
+        if sensor is not None and len(sensor) != len(masks):
+            raise DataError(f"'bev_mask' has {len(masks)} maps, but the batch {len(sensor)} samples")
+        if masks.dtype != torch.bool and not bool(((masks <= 0) | (masks == 1)).all()):  # NaN is neither
+            raise DataError("'bev_mask' must be 0 or 1 in every cell, or negative where nobody knows; it holds others")
         meta = data.get("meta") or {}
         names = meta.get("map_classes")
         if names is not None and tuple(names) != self.classes:

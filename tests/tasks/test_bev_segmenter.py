@@ -121,6 +121,17 @@ def test_frozen_and_faults():
     wrong = {**scene_batch(), "bev_mask": torch.zeros(3, 2, 10, 10)}
     with pytest.raises(DataError, match=r"\(2, 10, 10\).*\(2, 24, 56\)"):
         model.data_preprocessor(wrong, True)
+    masks = drawn(scene_batch())["bev_mask"].float()
+    for spoiled, text in (
+        (masks[:1], "has 1 maps, but the batch 3 samples"),
+        (list(masks), r"tensor \(B, K, Ny, Nx\), not list"),
+        (masks[0], r"not of shape \(2, 24, 56\)"),
+        (masks * 255, "0 or 1 in every cell"),
+        (torch.full_like(masks, torch.nan), "0 or 1 in every cell"),
+    ):
+        with pytest.raises(DataError, match=text):
+            model.data_preprocessor({**scene_batch(), "bev_mask": spoiled}, True)
+    model.data_preprocessor({**scene_batch(), "bev_mask": masks - 1}, True)  # negative where nobody knows
     with pytest.raises(ConfigError, match="beyond"):
         segmenter(point_range=(-20.0, -3.0, -3.0, 20.0, 3.0, 1.0))
     with pytest.raises(ConfigError, match="cell"):
