@@ -53,14 +53,14 @@ class BoxSet:
             value = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
             if value.size == 0:
                 value = value.reshape(0, *((_WIDTHS[name],) if name in _WIDTHS else ()))
-            value = value.astype(np.int64 if name in _INTEGERS else np.float64)
+            value = value.astype(np.float64) if name not in _INTEGERS or value.dtype.kind == "f" else value
             shape = (len(self.sample), *((_WIDTHS[name],) if name in _WIDTHS else ()))
             if value.shape != shape:
                 raise DataError(f"boxes: {name} has shape {value.shape} where {shape} is needed")
             if name != "velocity" and not np.isfinite(value).all():
                 rows = np.flatnonzero(~np.isfinite(value.reshape(len(value), -1)).all(1))
                 raise DataError(f"boxes: {name} is not finite in {len(rows)} rows, first in row {rows[0]}")
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, value.astype(np.int64) if name in _INTEGERS else value)
 
     @classmethod
     def from_samples(cls, records: Sequence[Mapping[str, Any]]) -> BoxSet:

@@ -120,12 +120,19 @@ class BEVDetectionMetric(SampleMetric):
             yield predicted, {name: value[known] for name, value in true.items()}
 
     def measure(self, records: list[Any]) -> dict[str, float]:
-        """Average precisions, mean overlaps, nuScenes' figures."""
+        """Average precisions, mean overlaps, nuScenes' figures.
+
+        Raises:
+            DataError: no true box counts, or the data set gives no names of classes.
+        """
         classes = tuple(self.dataset_meta["classes"]) if self.dataset_meta else ()
         if not classes:
             raise DataError(f"{type(self).__name__} needs the names of the classes, the data set gives none")
         predictions, truth = (BoxSet.from_samples(part) for part in zip(*records, strict=True))
         least = self.min_points if truth.num_points is not None else 0
+        kept = truth if not least else truth.take(truth.needed("num_points", "") >= least)
+        if not len(kept):
+            raise DataError(f"{type(self).__name__}: no true box counts, nothing can be measured")
         found: dict[str, float] = {}
         for kind in self.kinds:
             for overlap in self.overlaps:
@@ -135,9 +142,6 @@ class BEVDetectionMetric(SampleMetric):
                 found |= {f"{name}/{c}": float(v) for c, v in zip(classes, score.ap, strict=True) if np.isfinite(v)}
                 found[f"{kind}_iou"] = score.mean_overlap
         if self.nuscenes:
-            kept = truth if not least else truth.take(truth.needed("num_points", "") >= least)
-            if not len(kept):
-                raise DataError(f"{type(self).__name__}: no true box counts, nothing can be measured")
             kept = replace(kept, num_points=None)  # min_points has decided
             if np.isnan(kept.needed("velocity", "")).all():
                 kept = replace(kept, velocity=None)  # no velocity is known: there is no such error

@@ -150,7 +150,7 @@ def nuscenes_score(
 
     Raises:
         DataError: scores are missing or negative, a size is not positive, a sample has too many predictions, a label is
-            not among the classes, or ``official=False`` and there is no true box.
+            not among the classes, a sample has no row of ``ego``, or ``official=False`` and there is no true box.
     """
     score = predictions.needed("score", "nuScenes ranks predictions by it")
     if (score < 0).any():
@@ -188,7 +188,11 @@ def counted_boxes(
 ) -> tuple[BoxSet, dict[str, int]]:
     """Boxes that the score counts, and how many were left out by reason; arguments as for ``nuscenes_score``."""
     limit = np.array([ranges.get(name, np.inf) for name in classes])
-    offset = boxes.boxes[:, :2] - (0 if ego is None else np.asarray(ego, dtype=np.float64)[boxes.sample, :2])
+    places = None if ego is None else np.asarray(ego, dtype=np.float64)
+    if places is not None and len(boxes) and not 0 <= boxes.sample.min() <= boxes.sample.max() < len(places):
+        samples = f"{boxes.sample.min()} to {boxes.sample.max()}"
+        raise DataError(f"boxes of samples {samples}, but ego has {len(places)} rows")
+    offset = boxes.boxes[:, :2] - (0 if places is None else places[boxes.sample, :2])
     inside = np.sqrt((offset**2).sum(1)) < limit[boxes.label]
     seen = np.full(len(boxes), True) if boxes.num_points is None else boxes.num_points != 0
     parked = np.full(len(boxes), False)

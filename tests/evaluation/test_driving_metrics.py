@@ -197,6 +197,12 @@ def test_faults_are_named():
     metric.process(batch, found)
     with pytest.raises(DataError, match="classes"):
         metric.compute_metrics(metric.results)
+    for options in ({}, {"nuscenes": False}):
+        metric = BEVDetectionMetric(**options)
+        metric.dataset_meta = {"classes": CLASSES}
+        metric.process({**batch, "box_label": [torch.full_like(v, -1) for v in batch["box_label"]]}, found)
+        with pytest.raises(DataError, match="no true box counts"):
+            metric.compute_metrics(metric.results)
     with pytest.raises(ConfigError, match="kinds"):
         METRICS.build({"type": "BEVDetectionMetric", "kinds": ("image",)})
 

@@ -296,6 +296,11 @@ def test_bad_input_is_named() -> None:
         nuscenes_score(replace(good, boxes=flat), truth)
     with pytest.raises(DataError, match="score is not finite in 1 rows, first in row 2"):
         replace(good, score=np.where(np.arange(len(good)) == 2, np.nan, good.score))
+    for column in ("label", "sample", "attribute"):
+        with pytest.raises(DataError, match=f"{column} is not finite in {len(good)} rows"):
+            replace(good, **{column: np.full(len(good), np.nan)})
+    with pytest.raises(DataError, match="boxes of samples 0 to 3, but ego has 2 rows"):
+        nuscenes_score(good, truth, ego=np.zeros((2, 2)))
     with pytest.raises(DataError, match="label has shape"):
         BoxSet(np.zeros(2), np.zeros((2, 7)), np.zeros(3))
     with pytest.raises(DataError, match="nearest is 'label'"):
