@@ -7,6 +7,7 @@ Representation" (Liu et al., 2023), "BEVDet" (Huang et al., 2021): they differ i
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -98,6 +99,10 @@ class LiftSplat(BEVBackbone):
         image = BACKBONES.build(_sized(settings["image_backbone"], size))
         own = image.preprocess.record()
         statistics = {"mean": own.get("mean"), "std": own.get("std")}
+        stride = image.strides[0]
+        if size[0] % stride or size[1] % stride:
+            text = f"is no multiple of {stride}, the stride of the finest map of the image backbone"
+            raise ConfigError([Fault("model.backbone.image_size", size, text)])
         cells = BEVGrid.from_range(settings["point_range"], settings["cell"])
         lifted = settings["z_slices"] * settings["context_channels"]
         super().__init__(
@@ -114,7 +119,7 @@ class LiftSplat(BEVBackbone):
         self.view = LiftSplatTransform(
             settings["neck_channels"],
             settings["context_channels"],
-            Frustum(size, image.strides[0], (first, last, step), settings["exact_centres"]),
+            Frustum(size, stride, (first, last, step), settings["exact_centres"]),
             cells,
             settings["z_slices"],
             settings["compat"],
@@ -249,7 +254,7 @@ class LiftSplat(BEVBackbone):
             if not isinstance(settings[key], int) or settings[key] < least:
                 yield key, f"must be a whole number of at least {least}"
         depth = settings["depth"]
-        if len(depth) != 3 or depth[0] <= 0 or depth[2] <= 0 or depth[1] <= depth[0]:
+        if len(depth) != 3 or not (0 < depth[0] < depth[1] < math.inf and 0 < depth[2] < math.inf):  # nor NaN
             yield "depth", "needs a first depth above 0, a later end and a step above 0, in metres"
         if settings["neck_kernel"] % 2 != 1:
             yield "neck_kernel", "must be odd"

@@ -197,6 +197,9 @@ def test_bad_input_is_named():
     for changes, text in (
         (dict(encoder="resnet"), "not one of none, downsample"),
         (dict(depth=(0.0, 10.0, 1.0)), "first depth above 0"),
+        (dict(depth=(1.0, float("nan"), 1.0)), "a later end"),
+        (dict(depth=(1.0, float("inf"), 1.0)), "a later end"),
+        (dict(image_size=(64, 100)), r"image_size = \(64, 100\): is no multiple of"),
         (dict(image_backbone=dict(type="PillarNet")), "needs the 'type' of an image backbone"),
         (dict(cell=(0.7, 1.0)), "no whole number of cells"),
         (dict(cell=(32 / 33, 1.0)), "cannot be halved"),
