@@ -10,7 +10,7 @@ _record = dict(
     size=(32, 32),
     frames=8,
     stride=1,
-    mean=(0.521, 0.521, 0.521),  # of the training clips of MovingDigits
+    mean=(0.521, 0.521, 0.521),  # of the training clips of MovingDigits with its default texture
     std=(0.238, 0.238, 0.238),
 )
 _encoder = dict(

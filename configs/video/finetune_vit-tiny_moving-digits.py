@@ -10,7 +10,7 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.video_tiny import *
 
-_clips = dict(type="MovingDigits", task="direction")
+_clips = dict(type="MovingDigits", task="direction", texture=40.0)
 
 model = dict(
     type="Classifier",

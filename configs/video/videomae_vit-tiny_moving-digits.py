@@ -11,18 +11,18 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.video_tiny import *
 
-_clips = dict(type="MovingDigits", task="direction")
+_clips = dict(type="MovingDigits", task="direction", texture=40.0)
 
 model = dict(
     type="Pretrainer",
     backbone=_encoder,
     pretexts=dict(
-        video_mae=dict(_masks, mask="tube", mask_ratio=0.75, log_interpolation=50),
+        video_mae=dict(_masks, mask="temporal", mask_ratio=0.5),  # from the first half of a clip the second
     ),
 )
 
 train_dataloader = dict(batch_size=64, num_workers=0, dataset=dict(**_clips, split="pretrain"))
-train_cfg = dict(type="TrainLoop", max_epochs=60)
+train_cfg = dict(type="TrainLoop", max_epochs=40)
 optim_wrapper = _optimiser
 param_scheduler = dict(type="CosineWarmup", warmup_epochs=2, min_lr=0.0, by_step=True)
 
