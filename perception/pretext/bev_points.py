@@ -186,6 +186,14 @@ def regions_per_sweep(batch: Batch) -> Tensor:
     return torch.stack(found).float().mean() if found else torch.zeros(())
 
 
+def region_agreement(batch: Batch) -> dict[str, Tensor]:
+    """``region_iou`` for the log: mean over the sweeps that ``FindRegions`` gauged by boxes; nothing without any."""
+    gauged = batch.get("region_iou")
+    if gauged is None or gauged.isnan().all():
+        return {}
+    return {"region_iou": gauged.nanmean()}
+
+
 def contrast_faults(cfg: Mapping[str, Any], counts: Iterable[str]) -> Iterable[tuple[str, str]]:
     """Faults of the arguments that contrasts of points share; ``counts`` are those that must be whole numbers > 0."""
     for key in counts:

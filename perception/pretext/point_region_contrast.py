@@ -23,6 +23,7 @@ from perception.pretext.bev_points import (
     PointSample,
     Projector,
     contrast_faults,
+    region_agreement,
     regions_per_sweep,
     require_map,
     sample_points,
@@ -87,7 +88,8 @@ class PointRegionContrast(_TwoViews):
         exclude_same_region: in RAPC, points of one region are no negatives of each other.
         symmetric: also take anchors from the second view, and the mean of both.
 
-    ``forward`` gives ``loss``, and for the log ``plrc``, ``rapc`` and ``regions``, the number of regions in a sweep.
+    ``forward`` gives ``loss``, and for the log ``plrc``, ``rapc`` and ``regions``, the number of regions in a sweep;
+    also ``region_iou``, their mean agreement with boxes, if ``FindRegions(gauge=True)`` looked at some.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class PointRegionContrast(_TwoViews):
             "plrc": both[0].detach(),
             "rapc": both[1].detach(),
             "regions": regions_per_sweep(batch),
+            **region_agreement(batch),
         }
 
     @classmethod

@@ -16,7 +16,8 @@ import torch
 from mmengine.logging import print_log
 
 from perception.errors import DataError, check_arguments
-from perception.geometry.regions import RegionSettings, find_regions
+from perception.geometry.boxes import points_in_boxes
+from perception.geometry.regions import RegionSettings, find_regions, region_quality
 from perception.registry import TRANSFORMS
 from perception.transforms.base import Transform
 from perception.transforms.preprocess import Batch
@@ -45,6 +46,9 @@ class FindRegions(Transform):
         seed: see there.
         cache: folder that keeps the regions of all sweeps, one small file each; ``None`` remembers the last 256 sweeps
             of each worker.
+        gauge: also ``region_iou`` (B,) float32, how well the regions agree with the labelled boxes: see
+            ``region_quality``; NaN without a box of five points. It is for the log, which ``PointRegionContrast``
+            writes it to; boxes are used for nothing else.
     """
 
     deterministic = True  # evaluation data may have it
@@ -62,21 +66,31 @@ class FindRegions(Transform):
         sensor_height: float | None = None,
         seed: int = 0,
         cache: str | None = None,
+        gauge: bool = False,
     ) -> None:
         arguments = check_arguments("transforms.FindRegions", self.check_config, locals())
         self.settings = _settings(arguments)
         self.folder = None if cache is None else Path(cache).expanduser()
+        self.gauge = gauge
         self._remembered: OrderedDict[str, np.ndarray] = OrderedDict()
 
     def __call__(self, batch: Batch, random: SampleRandom) -> Batch:
         """RAW batch -> RAW batch with ``region``.
 
         Raises:
-            DataError: the batch has no points, or views of them already.
+            DataError: the batch has no points, or views of them already; it has no boxes to gauge regions by.
         """
         if "points" not in batch or "views" in batch:
             raise DataError("FindRegions needs a batch of whole sweeps: put it before TwoViews and behind no other")
-        return {**batch, "region": [torch.from_numpy(self.find(points.numpy())) for points in batch["points"]]}
+        found = [self.find(points.numpy()) for points in batch["points"]]
+        out = {**batch, "region": [torch.from_numpy(region) for region in found]}
+        if self.gauge:
+            if batch.get("boxes") is None:
+                raise DataError(f"FindRegions gauges regions by 'boxes', but the batch holds {sorted(batch)}")
+            triples = zip(found, batch["points"], batch["boxes"], strict=True)
+            shares = [region_quality(r, points_in_boxes(p.numpy(), b.numpy())).mean_iou for r, p, b in triples]
+            out["region_iou"] = torch.tensor(shares)
+        return out
 
     def find(self, points: np.ndarray) -> np.ndarray:
         """(P,) int64 of a sweep (P, >= 3): remembered, read or found."""

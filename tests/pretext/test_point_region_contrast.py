@@ -107,6 +107,9 @@ def test_losses_and_what_they_train() -> None:
     expected = 0.25 * losses["plrc"] + 0.75 * losses["rapc"]
     assert losses["loss"].item() == pytest.approx(expected.item(), abs=1e-5)
     assert losses["regions"] == 4
+    gauged = pretext(backbone, {"views": views(), "region_iou": torch.tensor([0.5, torch.nan])})
+    assert gauged["region_iou"] == 0.5 and "region_iou" not in losses
+    assert "region_iou" not in pretext(backbone, {"views": views(), "region_iou": torch.tensor([torch.nan])})
     losses["loss"].backward()
     for module in (backbone, pretext):
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in module.parameters())

@@ -12,6 +12,7 @@ import torch
 import perception.transforms.find_regions as module
 from perception.errors import ConfigError, DataError
 from perception.geometry.regions import RegionSettings, find_regions
+from perception.transforms.driving_augment import TwoViews
 from perception.transforms.find_regions import FindRegions
 from perception.transforms.randomness import SampleRandom
 
@@ -42,6 +43,33 @@ def test_regions_join_the_batch() -> None:
     for region in batch["region"]:
         assert region.dtype == torch.int64 and region.shape == (580,)
         assert (region[:500] == -1).all() and (region[500:] == 0).float().mean() > 0.95
+
+
+def test_regions_are_gauged_by_boxes() -> None:
+    thing = torch.tensor([[8.0, 3.0, -0.5, 9.0, 9.0, 9.0, 0.0]])  # a box around the ground below, too
+    far = torch.tensor([[-90.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0]])
+    batch = {"points": [sweep(0), sweep(1)], "boxes": [thing, far]}
+    found = FindRegions(sensor_height=1.7, gauge=True)(batch, RANDOM)
+    inside = ((sweep(0)[:, :3] - thing[0, :3]).abs() <= 4.5).all(1)
+    region = found["region"][0] == 0
+    expected = float((inside & region).sum() / (inside | region).sum())
+    assert 0.5 < expected < 1 and found["region_iou"][0] == pytest.approx(expected, abs=1e-6)
+    assert found["region_iou"].dtype == torch.float32 and found["region_iou"][1].isnan()
+    with pytest.raises(DataError, match="gauges regions by 'boxes', but the batch holds"):
+        FindRegions(gauge=True)({"points": [sweep(0)]}, RANDOM)
+
+
+def test_turning_sweeps_changes_neither_regions_nor_pairs() -> None:
+    """Regions are found once, in the sensor's frame; views of one turn hold the same ids and the same regions."""
+    given = FindRegions(sensor_height=1.7)({"points": [sweep(0), sweep(1)]}, RANDOM)
+    turned = TwoViews(rotation=90.0)(given, RANDOM)["views"]
+    still = TwoViews(rotation=0.0, scale=(1.0, 1.0))(given, RANDOM)["views"]
+    for a, b in zip(turned, still, strict=True):
+        for place in range(2):
+            assert not torch.equal(a["points"][place], b["points"][place])
+            assert torch.equal(a["region"][place], b["region"][place])
+            assert torch.equal(a["point_id"][place], b["point_id"][place])
+            assert torch.equal(a["region"][place], given["region"][place][a["point_id"][place]])
 
 
 def test_a_sweep_is_looked_at_once(counted: list[int], tmp_path: Path) -> None:
