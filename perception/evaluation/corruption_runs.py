@@ -22,6 +22,8 @@ from perception.transforms.preprocess import Batch
 from perception.transforms.randomness import SampleRandom
 from perception.transforms.spoofing import Spoof
 
+VEHICLES = ("car", "van", "truck", "bus", "trailer", "construction_vehicle", "tram")
+
 
 def scores_under(
     model: nn.Module,
@@ -86,7 +88,7 @@ def corruption_table(
         baseline: the same table of another model, for mCE.
         batch_size: see ``scores_under``.
         seed: see ``scores_under``.
-        options: further arguments of ``Corrupt``, such as ``forward``.
+        options: further arguments of ``Corrupt``, such as ``forward`` and ``beams``.
 
     Raises:
         DataError: the metric gives no such figure.
@@ -103,7 +105,7 @@ def spoofing_rates(
     model: nn.Module,
     dataset: Dataset,
     budgets: Sequence[int] = (60, 100, 200),
-    labels: Sequence[int] = (0,),
+    labels: Sequence[int] | None = None,
     score: float = 0.3,
     radius: float = 2.0,
     batch_size: int = 2,
@@ -116,13 +118,20 @@ def spoofing_rates(
         model: a ``BEVDetector``.
         dataset: frames; labels give the traces that are injected, where there are any.
         budgets: numbers of points.
-        labels: classes that are vehicles.
+        labels: classes that are vehicles; ``None``: those whose names, in small letters, are among ``VEHICLES``.
         score: see ``robustness.spoofing``.
         radius: see ``robustness.spoofing``.
         batch_size: samples at a time.
         seed: of what is drawn.
-        options: further arguments of ``Spoof``, such as ``distance`` and ``forward``.
+        options: further arguments of ``Spoof``, such as ``distance``, ``forward`` and ``height``.
+
+    Raises:
+        DataError: no class is known to be a vehicle, and no ``labels`` are given.
     """
+    if labels is None:
+        labels = [place for place, name in enumerate(dataset.classes) if name.lower() in VEHICLES]
+        if not labels:
+            raise DataError(f"none of the classes {', '.join(dataset.classes)} is known to be a vehicle: give labels")
     model.eval()
     attacks = {budget: Spoof(budget, labels=labels, **options) for budget in budgets}
     detections: dict[int, list[dict[str, Any]]] = {budget: [] for budget in (0, *budgets)}

@@ -52,21 +52,23 @@ class Ring(Dataset):
 class Oracle(nn.Module):
     """Reports the true boxes that hold enough points, and a car wherever many points were injected."""
 
-    def __init__(self, least=10):
+    def __init__(self, least=10, ghost=0):
         super().__init__()
-        self.least = least
+        self.least, self.ghost = least, ghost  # points of a box, and the class of what was injected
 
     def test_step(self, batch):
         assert not torch.is_grad_enabled() and not self.training
         found = {"boxes": [], "labels": [], "scores": []}
         for points, marks, boxes in zip(batch["points"], batch["point_id"], batch["boxes"], strict=True):
             seen = boxes[count_points(points, boxes) >= self.least]
+            labels = [0] * len(seen)
             fake = points[marks < 0]
             if len(fake) > 80:
                 ghost = torch.cat([fake[:, :3].mean(0), torch.tensor([4.0, 2.0, 1.6, 0.0])])
                 seen = torch.cat([seen, ghost[None]])
+                labels.append(self.ghost)
             found["boxes"].append(seen)
-            found["labels"].append(torch.zeros(len(seen), dtype=torch.int64))
+            found["labels"].append(torch.tensor(labels))
             found["scores"].append(torch.ones(len(seen)))
         return [found]
 
@@ -113,6 +115,18 @@ def test_spoofing_succeeds_where_the_model_falls_for_it():
     rates = spoofing_rates(Oracle(), Ring(), budgets=(60, 100), distance=(6.0, 8.0))
     assert rates[60].rate == 0 and rates[100].rate == 1
     assert not rates[100].occupied.any() and len(rates[100].success) == FRAMES
+
+
+def test_every_vehicle_counts_as_a_success_of_spoofing():
+    """A fake that is reported as a truck is a vehicle; a pedestrian is none."""
+    data = Ring()
+    data.classes = ("car", "Truck", "pedestrian")
+    for ghost, rate in ((1, 1.0), (2, 0.0)):
+        assert spoofing_rates(Oracle(ghost=ghost), data, budgets=(100,), distance=(6.0, 8.0))[100].rate == rate
+    assert spoofing_rates(Oracle(ghost=1), data, budgets=(100,), distance=(6.0, 8.0), labels=(0,))[100].rate == 0
+    data.classes = ("palm",)
+    with pytest.raises(DataError, match="none of the classes palm is known to be a vehicle: give labels"):
+        spoofing_rates(Oracle(), data)
 
 
 def test_a_figure_that_does_not_exist_is_named():

@@ -43,10 +43,12 @@ def test_cameras_and_calibration_of_a_run(run, capsys, tmp_path):
     names = ["camera-gaussian", "camera-fog", "camera-dropout", "extrinsic-calibration"]
     words = [str(run), "--baseline", str(run), "--figure", "detection/bev_iou", "--severities", "1", "5"]
     picture = tmp_path / "table.png"
-    assert robustness.main([*words, "--corruptions", *names, "--picture", str(picture)]) == 0
+    more = ["--beams", "16", "--height", "1.8", "--seed", "1", "--spoof"]
+    assert robustness.main([*words, "--corruptions", *names, "--picture", str(picture), *more]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in names) and picture.is_file()
     assert re.search(r"mRR [\d.]+ %, mCE 100\.0 %", out)
+    assert all(f"\n| {points} | " in out for points in (60, 100, 200))  # of the attack
 
 
 def test_what_befalls_a_camera_changes_what_is_found(run):
