@@ -129,7 +129,8 @@ def _compared(
     anchors = valid & (region >= 0)
     same = (region.unsqueeze(2) == region.unsqueeze(1)) & anchors.unsqueeze(2) & anchors.unsqueeze(1)
     dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
-    scores = (first.to(dtype) @ second.to(dtype).transpose(1, 2)) / temperature
+    with torch.autocast(first.device.type, enabled=False):  # which would round the scores to three digits
+        scores = (first.to(dtype) @ second.to(dtype).transpose(1, 2)) / temperature
     # A large finite number: with -inf the gradient of a row without any valid column would be NaN.
     return scores.masked_fill(~valid.unsqueeze(1), torch.finfo(scores.dtype).min / 2), same, anchors
 

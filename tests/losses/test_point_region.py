@@ -188,3 +188,14 @@ def test_shapes_that_do_not_fit_are_named() -> None:
     f, g = points()
     with pytest.raises(ValueError, match=r"\(1, 8\)"):
         region_contrast(f, g, REGION[:, :8], all_valid(REGION), TAU)
+
+
+@pytest.mark.parametrize("loss", [region_contrast, point_contrast, region_distillation])
+def test_autocast_does_not_touch_the_scores(loss) -> None:
+    f, g = points()
+    plain = loss(f, g, REGION, all_valid(REGION), TAU)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = loss(f, g, REGION, all_valid(REGION), TAU)
+        rounded = loss(f.bfloat16(), g.bfloat16(), REGION, all_valid(REGION), TAU)
+    assert found.dtype == torch.float32 and torch.equal(found, plain)
+    assert rounded.dtype == torch.float32
