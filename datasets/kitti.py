@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.logging import print_log
+from PIL import Image
 
 from perception.datasets.base import data_root
 from perception.datasets.driving import (
@@ -71,12 +72,27 @@ class KITTILabels:
     camera_boxes: np.ndarray
 
 
+@dataclass(frozen=True)
+class KITTITruth:
+    """What KITTI's evaluation must know about a frame, untouched by any transform.
+
+    Attributes:
+        labels: all rows of its label file.
+        calibration: its matrices.
+        picture_size: height and width of its picture in pixels, None without a picture.
+    """
+
+    labels: KITTILabels
+    calibration: KITTICalibration
+    picture_size: tuple[int, int] | None
+
+
 @DATASETS.register_module()
 class KITTI(DrivingDataset):
     """KITTI 3D object detection ("Are we ready for Autonomous Driving?", Geiger et al., 2012).
 
     One camera (``image_2``, .png or .jpg). ``meta`` tells ``truncated``, ``occluded`` and ``dont_care`` (2D boxes
-    whose content is not judged) of every frame, as KITTI's evaluation needs them.
+    whose content is not judged) of every labelled frame, and ``kitti``, the ``KITTITruth`` that ``KITTIMetric`` reads.
 
     Args:
         split: name of a file in ``ImageSets``; ``all``: every frame with a calibration; or a list of frame names.
@@ -165,6 +181,7 @@ class KITTI(DrivingDataset):
                 "truncated": rows.truncated[wanted],
                 "occluded": rows.occluded[wanted],
                 "dont_care": rows.box2d[[kind == DONT_CARE for kind in rows.kind]],
+                "kitti": KITTITruth(rows, calibration, self._picture_size(name)),
             },
         )
 
@@ -187,6 +204,17 @@ class KITTI(DrivingDataset):
 
     def _picture_file(self, name: str) -> Path | None:
         return _first(self.folder / "image_2" / f"{name}{ending}" for ending in PICTURE_ENDINGS)
+
+    def _picture_size(self, name: str) -> tuple[int, int] | None:
+        """Height and width from the header of the picture, which is not decoded."""
+        file = self._picture_file(name)
+        if file is None:
+            return None
+        try:
+            with Image.open(file) as picture:
+                return picture.height, picture.width
+        except OSError as error:
+            raise DataError(f"camera picture {str(file)!r} cannot be read: {error}") from error
 
     def _sweep_file(self, name: str) -> Path | None:
         return _first(self.folder / folder / f"{name}.bin" for folder in SWEEP_FOLDERS)

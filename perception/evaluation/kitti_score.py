@@ -71,9 +71,13 @@ class KittiScore:
 
     def figures(self) -> dict[str, float]:
         """R40 by ``<kind>/<class>/<difficulty>`` of what can be told."""
+        return self.named(self.r40)
+
+    def named(self, values: np.ndarray) -> dict[str, float]:
+        """Values (C, K, 3), such as ``r11``, by ``<kind>/<class>/<difficulty>`` where they are known."""
         return {
             f"{kind}/{name}/{difficulty.name}": float(value)
-            for name, of_class in zip(self.classes, self.r40, strict=True)
+            for name, of_class in zip(self.classes, values, strict=True)
             for kind, of_kind in zip(self.kinds, of_class, strict=True)
             for difficulty, value in zip(DIFFICULTIES, of_kind, strict=True)
             if not np.isnan(value)
@@ -104,8 +108,9 @@ def kitti_score(
     prediction lower in the image than the difficulty asks for; and, for ``image``, one that ``DontCare`` covers.
 
     The official figures come from boxes in the rectified camera frame. With
-    ``perception.geometry.boxes.kitti_camera_to_lidar`` and the axes (x, z, -y) as its "LiDAR", labels become boxes with
-    z up there. In the LiDAR frame, which is tilted against it by up to a degree, overlaps differ slightly.
+    ``perception.geometry.boxes.kitti_camera_to_lidar`` and the axes (z, -x, -y) as its "LiDAR", labels become boxes
+    with z up there. In the LiDAR frame, which is tilted against it by up to a degree, overlaps differ slightly.
+    ``KITTIMetric`` does that.
 
     Args:
         predictions: with ``score``, and ``image_box`` if there is one. Without it, none is too low in the image.

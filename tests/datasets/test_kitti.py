@@ -51,6 +51,18 @@ def test_a_frame_by_hand(tmp_path):
     assert batch["meta"]["dont_care"][0].tolist() == [[10, 20, 30, 40]] and batch["meta"]["occluded"][0].tolist() == [1]
     assert np.allclose(batch["cam2img"][0, 0][:3, 3], [44, 0.2, 0.0027]) and batch["cams"].shape == (1, 1, 3, 37, 124)
     assert batch["points"][0].shape == (30, 4)
+    (truth,) = batch["meta"]["kitti"]  # for the evaluation: all rows, vans that are no label included
+    assert truth.labels.kind == ("Car", "Van", "DontCare") and truth.picture_size == (37, 124)
+    assert truth.labels.box2d[0].tolist() == [100, 150, 200, 250] and truth.calibration.cam2img[0, 3] == 44
+
+
+def test_a_frame_without_a_picture_has_no_size_and_a_broken_one_is_named(tmp_path):
+    write(tmp_path, image=False)
+    data = KITTI(root=str(tmp_path), cameras=False)
+    assert data.__getitems__([0])["meta"]["kitti"][0].picture_size is None
+    (tmp_path / "training/image_2/000000.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"000000\.png' cannot be read"):
+        data.__getitems__([0])
 
 
 def test_an_empty_label_file_is_a_frame_without_boxes(tmp_path):
