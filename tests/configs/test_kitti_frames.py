@@ -52,8 +52,13 @@ def test_ten_frames_are_learned_by_heart_and_corruptions_cost(tmp_path):
     summary = train(cfg, tmp_path / "run", seed=0)
     assert summary["metrics"]["test"]["detection/bev_ap50"] >= 0.9
 
+    from perception.cli._pictures import read_scalars
     from perception.cli._runs import open_run
     from perception.cli.eval import trained_runner
+
+    # Lines are means over ten steps, so that the first one lies below the very start.
+    curve = [line["loss"] for line in read_scalars(tmp_path / "run" / "scalars.jsonl") if "loss" in line]
+    assert len(curve) == 20 and curve[-1] < 0.1 * curve[0], curve
 
     runner, _ = trained_runner(open_run(tmp_path / "run"))
     model, data = runner.bare_model, runner.test_loop.dataloader.dataset
