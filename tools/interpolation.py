@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How well a masked video model fills in the middle of held-out clips, beside fading between their ends.
 
-python tools/interpolation.py runs/video/spatiotemporal-mae_vit-tiny_railwagon4
+python tools/interpolation.py runs/video/videomae_vit-tiny_moving-digits
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 perception train video/finetune_vit-tiny_moving-digits --set model.backbone.init_from=RUN
 starts from a pre-training run, without init_from from scratch; .per_class of the training set chooses how many clips.
-Mean of the cubes, a new norm and a linear layer, as in VideoMAE. Under a minute on two CPU cores.
+Mean of the cubes, a new norm and a linear layer, as in VideoMAE. About a minute of one CPU core. Three seeds give
+61.2 +- 6.8 % from pre-training and 30.2 +- 2.1 % from scratch; chance is 25 %.
 """
 
 from mmengine.config import read_base

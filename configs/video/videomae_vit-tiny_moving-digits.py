@@ -1,9 +1,10 @@
 """VideoMAE (NeurIPS 2022) on embedded clips: a digit crosses a drifting texture, and the label is where it goes.
 
-No download, about five minutes on one CPU core. One seed gives 55.0 % linear and 46.0 % kNN; the untrained encoder
-gives 39.5 and 42.1 %, static pixels 25.5 and 28.4 %, chance is 25 %. Pixels themselves as targets and a ratio of 0.75,
-not the paper's normalised cubes at 0.9: short runs with those fall below the untrained encoder. Patch, mask and target
-were chosen among six short runs by the test split, so the figure shows that it works and no more.
+No download, six minutes of one CPU core. Three seeds give 77.0 +- 1.5 % linear and 66.8 +- 4.4 % kNN; the untrained
+encoder gives 56.8 and 55.4 %, static pixels 25.8 and 31.2 %, chance is 25 %. The second half of a clip is predicted
+from the first: filling in tubes of 0.75, as the paper does, gave 63.0 % linear after 60 epochs. Pixels themselves are
+the targets: short runs with the paper's normalised cubes fall below the untrained encoder. Mask and texture were chosen
+on the validation split.
 """
 
 from mmengine.config import read_base
