@@ -48,6 +48,21 @@ class BEVBackbone(Backbone):
     def bev(self, batch: Batch) -> Tensor:
         """The map (B, C, Ny, Nx) of a preprocessed batch, or of one of its ``views``, on ``grid``."""
 
+    def depth_fault(self) -> Fault | None:
+        """Why points cannot teach this backbone the depths of its cameras, by the path of its argument.
+
+        None if they can; then it has ``bev_and_depth`` and ``depth_loss``, as ``LiftSplat`` has them.
+        """
+        return Fault("type", type(self).__name__, "has no camera branch that tells depths, as LiftSplat does")
+
+    def bev_and_depth(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The map (B, C, Ny, Nx) of a preprocessed batch, and its cameras' distribution over depths (B, N, D, h, w)."""
+        raise NotImplementedError
+
+    def depth_loss(self, alpha: Tensor, batch: Batch) -> Tensor:
+        """Loss of the distribution over depths by the points of the batch."""
+        raise NotImplementedError
+
     def forward(self, x: Batch) -> tuple[Tensor, ...]:
         """Preprocessed batch -> the map, alone in a tuple."""
         return (self.bev(x),)

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -97,10 +98,14 @@ class BEVFusion(BEVBackbone):
         Raises:
             DataError: the batch lacks what a branch reads.
         """
-        found: dict[str, Tensor | None] = {}
-        for name, branch in self.branches.items():
+        return self._run({name: branch.bev for name, branch in self.branches.items()}, batch)
+
+    def _run(self, runs: Mapping[str, Callable[[Batch], Any]], batch: Batch) -> dict[str, Any]:
+        """What the functions of the branches make of a batch, see ``branch_maps``."""
+        found: dict[str, Any] = {}
+        for name, run in runs.items():
             if batch.get(READS[name]) is not None:
-                found[name] = branch.bev(batch)
+                found[name] = run(batch)
             elif self.fuser is not None and self.drop_rates[name] > 0 and not self.training:
                 found[name] = None
             else:
@@ -108,7 +113,7 @@ class BEVFusion(BEVBackbone):
                     f"the {name} branch reads {READS[name]!r}, but the batch holds {sorted(batch)}; use the other "
                     f"branch alone, or train with drop_{name} above 0 so that the fusion does without"
                 )
-        if all(map_ is None for map_ in found.values()):
+        if all(result is None for result in found.values()):
             raise DataError(
                 f"a batch needs {' or '.join(repr(READS[name]) for name in found)}; it holds {sorted(batch)}"
             )
@@ -116,7 +121,39 @@ class BEVFusion(BEVBackbone):
 
     def bev(self, batch: Batch) -> Tensor:
         """The fused map (B, C, Ny, Nx) of a preprocessed batch."""
-        maps = self.branch_maps(batch)
+        return self._fused(self.branch_maps(batch))
+
+    def depth_fault(self) -> Fault | None:
+        """See ``BEVBackbone``. ``drop_camera`` does no harm: it blanks maps, not the depths before them."""
+        if self.camera is None:
+            return Fault("camera", None, "is missing: there are no depths to teach")
+        fault = self.camera.depth_fault()
+        return None if fault is None else replace(fault, path=f"camera.{fault.path}")
+
+    def bev_and_depth(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The fused map (B, C, Ny, Nx), and the camera branch's distribution over depths (B, N, D, h, w).
+
+        Raises:
+            DataError: the batch lacks what a branch reads, the cameras in any case.
+        """
+        if batch.get(READS["camera"]) is None:
+            raise DataError(f"depths are those of {READS['camera']!r}, but the batch holds {sorted(batch)}")
+        runs = {name: branch.bev for name, branch in self.branches.items()}
+        found = self._run({**runs, "camera": self._seeing().bev_and_depth}, batch)
+        bev, alpha = found["camera"]
+        return self._fused({**found, "camera": bev}), alpha
+
+    def depth_loss(self, alpha: Tensor, batch: Batch) -> Tensor:
+        """That of the camera branch."""
+        return self._seeing().depth_loss(alpha, batch)
+
+    def _seeing(self) -> BEVBackbone:
+        """The camera branch."""
+        if self.camera is None:
+            raise ConfigError([Fault("model.backbone.camera", None, "is missing: there are no depths to teach")])
+        return self.camera
+
+    def _fused(self, maps: Mapping[str, Tensor | None]) -> Tensor:
         given = [map_ for map_ in maps.values() if map_ is not None]
         if self.fuser is None:
             return self.decoder(given[0])

@@ -170,6 +170,12 @@ class LiftSplat(BEVBackbone):
         lifted, alpha = self.lift(batch)
         return self.encoder(lifted), alpha
 
+    def depth_fault(self) -> Fault | None:
+        """See ``BEVBackbone``."""
+        dropped = self.settings["drop_cameras"]
+        text = "hides whose depths are told: they are taught with all cameras, drop_cameras = 0"
+        return Fault("drop_cameras", dropped, text) if dropped else None
+
     def depth_loss(self, alpha: Tensor, batch: Batch) -> Tensor:
         """BEVDepth's loss of ``alpha`` by the points of the batch; not with ``drop_cameras``, which hides whose it is.
 

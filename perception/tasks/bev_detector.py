@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from perception.backbones.bev_base import BEVBackbone
@@ -33,6 +34,10 @@ class BEVDetector(BEVTask):
         min_radius: smallest Gaussian radius in cells.
         roots: see ``perception.losses.centre_heatmap.gaussian_radius``.
         box_weight: weight of the box loss.
+        depth_weight: weight of ``loss_depth``, by which the points of a batch teach the depths of its cameras: 3.0 in
+            "BEVDepth: Acquisition of Reliable Depth for Multi-view 3D Object Detection" (Li et al., AAAI 2023). For
+            ``LiftSplat`` and for the camera branch of ``BEVFusion``; 0 leaves it out. The points need not be an input
+            of the model, only points that its record keeps teach.
         nms: ``'circle'``, ``'rotated'`` or ``'none'``.
         radii: metres of circle NMS, one for every group.
         iou: overlap that rotated NMS allows.
@@ -55,6 +60,7 @@ class BEVDetector(BEVTask):
         min_radius: int = 2,
         roots: str = "cornernet",
         box_weight: float = 0.25,
+        depth_weight: float = 0.0,
         nms: str | None = None,
         radii: Sequence[float] | None = None,
         iou: float = 0.2,
@@ -66,6 +72,10 @@ class BEVDetector(BEVTask):
     ) -> None:
         check_arguments("model", self.check_config, locals())
         super().__init__(backbone, frozen)
+        fault = self.backbone.depth_fault() if depth_weight else None
+        if fault is not None:
+            text = f"{fault.message}, as depth_weight = {depth_weight:g} needs"
+            raise ConfigError([replace(fault, path=f"model.backbone.{fault.path}", message=text)])
         self.classes = tuple(classes)
         self.data_preprocessor = BoxCheck(self.backbone.preprocess, self.classes)
         shared = PRESETS[preset]
@@ -75,7 +85,7 @@ class BEVDetector(BEVTask):
             self.backbone.bev_channels, self.backbone.grid, self.classes, labels, with_velocity, width
         )
         self.target_options = {"overlap": overlap, "min_radius": min_radius, "roots": roots}
-        self.box_weight = box_weight
+        self.box_weight, self.depth_weight = box_weight, depth_weight
         self.decode_options: dict[str, Any] = {
             "nms": nms or shared.nms,
             "radii": _radii(radii, preset, self.classes, labels),
@@ -122,23 +132,39 @@ class BEVDetector(BEVTask):
         for key in ("width", "top", "keep"):
             if cfg[key] < 1:
                 yield key, "must be at least 1"
-        if cfg["min_radius"] < 0:
-            yield "min_radius", "must not be negative"
+        for key in ("min_radius", "depth_weight"):
+            if cfg[key] < 0:
+                yield key, "must not be negative"
+        if cfg["depth_weight"] > 0 and cfg["frozen"]:
+            yield "depth_weight", "teaches the backbone, which frozen = True keeps as it is: one of the two must go"
 
     def forward(self, batch: Batch, mode: str = "loss") -> dict[str, Any]:  # type: ignore[override]
         """Losses, or boxes by sample, of a preprocessed batch.
 
         Returns:
-            ``mode='loss'``: ``loss_heatmap_<group>`` and ``loss_box_<group>`` by the first class of each group, and
-            ``boxes_dropped``. ``mode='predict'``: lists over samples, best first, ``boxes`` (n, 7), ``scores`` (n,),
-            ``labels`` (n,) and, if told, ``velocity`` (n, 2); and ``index`` (B,).
+            ``mode='loss'``: ``loss_heatmap_<group>`` and ``loss_box_<group>`` by the first class of each group,
+            ``loss_depth`` if it has a weight, and ``boxes_dropped``. ``mode='predict'``: lists over samples, best
+            first, ``boxes`` (n, 7), ``scores`` (n,), ``labels`` (n,) and, if told, ``velocity`` (n, 2); and ``index``
+            (B,).
         """
-        outputs = self.bbox_head(self.bev(batch))
+        alpha = None
+        if mode == "loss" and self.depth_weight:
+            if batch.get("points") is None:
+                raise DataError(
+                    f"depth_weight = {self.depth_weight:g} teaches depths by 'points', but the batch holds "
+                    f"{sorted(batch)}: let the data set give points (lidar=True), or set depth_weight = 0"
+                )
+            bev, alpha = self.backbone.bev_and_depth(batch)
+        else:
+            bev = self.bev(batch)
+        outputs = self.bbox_head(bev)
         if mode == "loss":
             targets = self.bbox_head.targets(
                 batch["boxes"], batch["box_label"], batch.get("velocity"), **self.target_options
             )
             losses = self.bbox_head.loss(outputs, targets, self.box_weight)
+            if alpha is not None:
+                losses["loss_depth"] = self.depth_weight * self.backbone.depth_loss(alpha, batch)
             learned = sum(len(target.code) for target in targets)
             labelled = sum(int((label >= 0).sum()) for label in batch["box_label"])
             return {**losses, "boxes_dropped": outputs[0][0].new_tensor(float(labelled - learned))}
