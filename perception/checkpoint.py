@@ -90,8 +90,13 @@ def save_checkpoint(obj: Mapping[str, Any], path: str | os.PathLike[str]) -> Pat
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a small text file atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a small file atomically."""
     with _replacing(Path(path), "file") as handle:
-        handle.write(text.encode())
+        handle.write(content)
 
 
 def load_checkpoint(path: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from perception.evaluation.driving_pictures import _array, region_colours, scene_pictures
+from perception.checkpoint import write_text
+from perception.evaluation.driving_pictures import _array, finite_boxes, region_colours, scene_pictures
 from perception.geometry.boxes import bev_corners, count_points
 
 STEP = 0.01  # metres: positions are stored as whole centimetres in 16 bits
@@ -26,11 +27,14 @@ def write_page(
     forward: str = "x",
     title: str = "Driving scene",
     most_points: int = 60_000,
+    figures: Mapping[str, np.ndarray] | None = None,
+    camera_points: bool = True,
 ) -> Path:
     """Write a page with a map that can be moved and zoomed, and the cameras below it.
 
     The map colours points by height, intensity or region, shows and hides true and predicted boxes, and tells class,
-    size, score and number of points of the box under the pointer.
+    size, score and number of points of the box under the pointer. Boxes that are not finite are left out, and counted
+    on the page. The file is written whole or not at all.
 
     Args:
         batch: a batch of a driving data set.
@@ -40,6 +44,8 @@ def write_page(
         forward: axis that points up, see ``map_picture``.
         title: heading.
         most_points: of more points every n-th is taken; the page says so.
+        figures: further pictures uint8 (H, W, 3) RGB by name, behind the cameras.
+        camera_points: draw the points over the cameras, too.
     """
     points = _array(batch, "points", sample)
     points = np.zeros((0, 4), np.float32) if points is None else points
@@ -52,14 +58,13 @@ def write_page(
         "xyz": _packed(np.clip(points[::step, :3] / STEP, -32767, 32767).round().astype("<i2")),
         "intensity": _packed(_bytes(points[::step, 3] if points.shape[1] > 3 else np.zeros(len(points[::step])))),
         "region": None if region is None else _packed(region_colours(region[::step])),
-        "truth": _boxes(_array(batch, "boxes", sample), _array(batch, "box_label", sample), None, points, classes),
-        "predicted": [],
     }
-    drawn = None
-    if predicted is not None:
-        drawn = np.asarray(predicted["boxes"])
-        data["predicted"] = _boxes(drawn, predicted.get("box_label"), predicted.get("score"), points, classes)
-    pictures = scene_pictures(batch, sample, drawn, forward)
+    true = _array(batch, "boxes", sample)
+    drawn = None if predicted is None else np.asarray(predicted["boxes"])
+    label, score = (None, None) if predicted is None else (predicted.get("box_label"), predicted.get("score"))
+    data["truth"] = _boxes(true, _array(batch, "box_label", sample), None, points, classes)
+    data["predicted"] = _boxes(drawn, label, score, points, classes)
+    pictures = scene_pictures(batch, sample, drawn, forward, camera_points=camera_points) | dict(figures or {})
     cameras = "".join(
         f'<figure><img alt="{html.escape(name)}" src="data:image/jpeg;base64,{_jpeg(picture)}">'
         f"<figcaption>{html.escape(name)}</figcaption></figure>"
@@ -67,6 +72,10 @@ def write_page(
         if name not in ("map", "regions")
     )
     told = f"{len(points):,} points" + (f", every {step}th of them shown" if step > 1 else "")
+    for name, boxes in (("true", true), ("predicted", drawn)):
+        if boxes is not None and not finite_boxes(boxes).all():
+            bad = int((~finite_boxes(boxes)).sum())
+            told += f"; {bad} of {len(boxes)} {name} boxes left out: not finite"
     page = _PAGE
     for key, value in (
         ("@TITLE@", html.escape(title)),
@@ -75,8 +84,7 @@ def write_page(
         ("@DATA@", json.dumps(data, allow_nan=False).replace("<", "\\u003c")),
     ):
         page = page.replace(key, value)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(page, encoding="utf-8")
+    write_text(file, page)
     return file
 
 
@@ -105,7 +113,9 @@ def _boxes(
     """What the page shows of every box."""
     if boxes is None or not len(boxes):
         return []
-    boxes = np.asarray(boxes, dtype=np.float64)
+    shown = finite_boxes(boxes)
+    boxes = np.asarray(boxes, dtype=np.float64)[shown]
+    label, score = (None if value is None else np.asarray(value)[shown] for value in (label, score))
     corners, counts = bev_corners(boxes), count_points(points, boxes)
     front = boxes[:, :2] + boxes[:, 3:4] / 2 * np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6])], axis=1)
     rows = []

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from perception.checkpoint import write_bytes
 from perception.errors import DataError
 from perception.geometry.boxes import EDGES, bev_corners, box_corners
 from perception.geometry.projection import MIN_DEPTH, project
@@ -17,6 +18,7 @@ TRUTH, PREDICTED = (60, 220, 90), (255, 120, 40)  # RGB
 _BACKGROUND, _GRID, _AXES = (18, 20, 24), (44, 48, 54), (120, 120, 130)
 _UNKNOWN_REGION = (70, 74, 80)
 _GOLDEN = 0.61803398875
+_LEAST_WIDTH = 480  # pixels of a camera's picture; lines over smaller ones would hide what they point at
 
 
 def ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -49,7 +51,8 @@ def map_picture(
 
     Args:
         points: (P, >= 3); coloured by height, or by ``region``.
-        boxes: (M, 7) true boxes, green; a line leads from the centre to the front.
+        boxes: (M, 7) true boxes, green; a line leads from the centre to the front. Those that are not finite are left
+            out here and in every other picture.
         predicted: (K, 7) predicted boxes, orange.
         region: (P,) region of every point.
         extent: x_min, y_min, x_max, y_max in metres.
@@ -79,7 +82,10 @@ def map_picture(
     cell = np.floor(pixel(points[:, :2].astype(np.float64))).astype(int)
     inside = (cell >= 0).all(1) & (cell[:, 0] < picture.shape[1]) & (cell[:, 1] < picture.shape[0])
     order = np.flatnonzero(inside)[np.argsort(points[inside, 2], kind="stable")]  # what is higher covers what is lower
-    picture[cell[order, 1], cell[order, 0]] = colours[order]
+    dot = 3 if scale > 20 else 2 if scale > 12 else 1  # pixels: where a metre is long, single ones are hard to see
+    spread = cell[order, None] + np.array(list(np.ndindex(dot, dot))) - dot // 3
+    spread = spread.clip(0, (picture.shape[1] - 1, picture.shape[0] - 1))
+    picture[spread[..., 1], spread[..., 0]] = colours[order, None]
     for found, colour in ((boxes, TRUTH), (predicted, PREDICTED)):
         if found is not None and len(found):
             _draw_map_boxes(picture, np.asarray(found, dtype=np.float64), pixel, colour)
@@ -92,11 +98,22 @@ def map_picture(
 def _draw_map_boxes(picture: np.ndarray, boxes: np.ndarray, pixel: Any, colour: tuple[int, int, int]) -> None:
     import cv2
 
+    boxes = boxes[finite_boxes(boxes)]
     corners = pixel(bev_corners(boxes))
     front = boxes[:, :2] + boxes[:, 3:4] / 2 * np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6])], axis=1)
     lines = np.stack([pixel(boxes[:, :2]), pixel(front)], axis=1)
-    cv2.polylines(picture, _fixed(corners), True, colour, 1, cv2.LINE_AA, shift=4)
-    cv2.polylines(picture, _fixed(lines), False, colour, 1, cv2.LINE_AA, shift=4)
+    cv2.polylines(picture, _fixed(_drawable(corners, picture)), True, colour, 1, cv2.LINE_AA, shift=4)
+    cv2.polylines(picture, _fixed(_drawable(lines, picture)), False, colour, 1, cv2.LINE_AA, shift=4)
+
+
+def finite_boxes(boxes: np.ndarray) -> np.ndarray:
+    """(M,) bool: the boxes (M, 7) that can be drawn."""
+    return np.asarray(np.isfinite(np.asarray(boxes, dtype=np.float64)).all(axis=1))
+
+
+def _drawable(lines: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Those of the lines (L, n, 2) that do not go far beyond the picture: OpenCV's fixed-point numbers end."""
+    return lines[(np.abs(lines) < 20 * max(picture.shape)).all(axis=(1, 2))]
 
 
 def _fixed(pixels: np.ndarray) -> list[np.ndarray]:
@@ -149,9 +166,9 @@ def camera_picture(
     for found, colour in ((boxes, TRUTH), (predicted, PREDICTED)):
         if found is None or not len(found):
             continue
-        lines = box_lines(np.asarray(found, dtype=np.float64), lidar2cam, cam2img, img_aug, lidar_aug)
-        near = (np.abs(lines) < 20 * max(picture.shape)).all(axis=(1, 2))  # OpenCV's fixed-point numbers end somewhere
-        cv2.polylines(picture, _fixed(lines[near]), False, colour, width, cv2.LINE_AA, shift=4)
+        shown = np.asarray(found, dtype=np.float64)[finite_boxes(found)]
+        lines = box_lines(shown, lidar2cam, cam2img, img_aug, lidar_aug)
+        cv2.polylines(picture, _fixed(_drawable(lines, picture)), False, colour, width, cv2.LINE_AA, shift=4)
     return picture
 
 
@@ -189,8 +206,17 @@ def scene_pictures(
     predicted: np.ndarray | None = None,
     forward: str = "x",
     extent: Sequence[float] = (-50.0, -50.0, 50.0, 50.0),
+    camera_points: bool = True,
 ) -> dict[str, np.ndarray]:
     """All pictures of one sample of a batch: ``map``, ``regions`` if the batch has them, and one per camera by name.
+
+    Args:
+        batch: a batch of a driving data set.
+        sample: which sample of the batch.
+        predicted: (K, 7) predicted boxes.
+        forward: axis that points up, see ``map_picture``.
+        extent: of the map, see ``map_picture``.
+        camera_points: draw the points over the cameras, too. Small pictures of cameras are enlarged by a whole number.
 
     Raises:
         DataError: there are cameras without calibration.
@@ -211,11 +237,15 @@ def scene_pictures(
         lidar2cam, cam2img, img_aug = (None if m is None else m[number].astype(np.float64) for m in matrices)
         assert lidar2cam is not None and cam2img is not None
         picture = fields["cams"][number].transpose(1, 2, 0)
+        zoom = max(-(-_LEAST_WIDTH // picture.shape[1]), 1)
+        if zoom > 1:
+            picture = picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
+            img_aug = np.diag([zoom, zoom, 1.0, 1.0]) @ (np.eye(4) if img_aug is None else img_aug)
         pictures[name] = camera_picture(
             picture,
             lidar2cam,
             cam2img,
-            points,
+            points if camera_points else None,
             fields["boxes"],
             predicted,
             None,
@@ -230,9 +260,8 @@ def _array(batch: Mapping[str, Any], key: str, sample: int) -> np.ndarray | None
 
 
 def write_picture(picture: np.ndarray, file: Path) -> Path:
-    """Write uint8 (H, W, 3) RGB as PNG."""
+    """Write uint8 (H, W, 3) RGB as PNG, whole or not at all."""
     import cv2
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))[1].tobytes())
+    write_bytes(file, cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))[1].tobytes())
     return file

@@ -55,6 +55,15 @@ def test_the_map_has_forward_up_and_left_on_the_left():
     assert map_picture(point, extent=(0, -40, 70, 40), size=160, forward="y").shape == (160, 140, 3)
 
 
+def test_points_are_larger_where_metres_are_and_the_high_cover_the_low():
+    points = np.array([[1.0, -1, 9], [1, -1.04, -9], [2, 2, 9]])  # the first two in neighbouring columns; a corner
+    picture = map_picture(points, extent=(-2, -2, 2, 2), size=100)
+    red, blue = coloured(picture, (128, 0, 0)), coloured(picture, (0, 0, 128))
+    assert red.sum() == 9 + 4 and red[24:27, 74:77].all() and red[:2, :2].all()
+    assert blue.sum() == 3 and blue[24:27, 77].all()
+    assert coloured(map_picture(points[:1], extent=(-3, -3, 3, 3), size=100), (128, 0, 0)).sum() == 4
+
+
 def test_points_on_the_edge_of_the_map():
     edge = np.array([[50.0, 50, 9], [-50, -50, 9], [-49.9, -49.9, 9], [60, 0, 9]])
     picture = map_picture(edge, extent=(-50, -50, 50, 50), size=100)
@@ -171,6 +180,43 @@ def test_a_page_of_many_points_says_that_it_shows_some(tmp_path):
     page = write_page(batch(), tmp_path / "scene.html", most_points=150).read_text()
     assert "500 points, every 4th of them shown" in page
     assert len(base64.b64decode(data_of(page)["xyz"])) == 125 * 6
+
+
+def test_boxes_that_are_not_finite_are_left_out_and_counted(tmp_path):
+    """The second of three true boxes and the first of two predicted ones: names and scores stay with their boxes."""
+    true = np.concatenate([BOX, BOX * np.nan, BOX + np.array([0, 5, 0, 0, 0, 0, 0])])
+    given = {**batch(), "boxes": [torch.from_numpy(true).float()], "box_label": [torch.tensor([1, 1, 0])]}
+    endless = BOX.copy()
+    endless[0, 6] = np.inf
+    boxes = np.concatenate([endless, BOX])
+    predicted = {"boxes": boxes, "box_label": np.array([1, 0]), "score": np.array([0.2, 0.9])}
+    page = write_page(given, tmp_path / "scene.html", predicted=predicted).read_text()
+    assert "500 points; 1 of 3 true boxes left out: not finite; 1 of 2 predicted boxes left out: not finite<" in page
+    data = data_of(page)
+    assert [box["m"] for box in data["truth"]] == [[10.0, 0.0], [10.0, 5.0]]
+    assert [box["t"].split(",")[0] for box in data["truth"]] == ["</script><b>", "car"]
+    assert len(data["predicted"]) == 1 and data["predicted"][0]["t"].endswith("score 0.90")
+    assert "left out" not in write_page(batch(), tmp_path / "whole.html").read_text()
+    for name, picture in scene_pictures(given, predicted=boxes).items():
+        kept = {**given, "boxes": [torch.from_numpy(true[[0, 2]]).float()]}
+        assert np.array_equal(picture, scene_pictures(kept, predicted=BOX)[name])
+    far = BOX * [1e12, 1, 1, 1, 1, 1, 1]  # OpenCV counts in 32 bits
+    none = np.zeros((0, 4))
+    assert np.array_equal(map_picture(none, far), map_picture(none))
+
+
+def test_small_pictures_of_cameras_are_enlarged_with_what_is_drawn_over_them():
+    """Box edges lie at three times the pixels that they have in the picture of 160 pixels; points can be left out."""
+    given = {**batch(), "points": [torch.zeros(0, 4)]}
+    large = scene_pictures(given)["right"]
+    assert large.shape == (270, 480, 3)
+    lines = box_lines(BOX, AHEAD, batch()["cam2img"][0, 0].numpy())
+    rows, columns = large.any(-1).nonzero()
+    low, high = 3 * lines.reshape(-1, 2).min(0).clip(0), 3 * lines.reshape(-1, 2).max(0)
+    assert np.abs([columns.min() - low[0], rows.min() - low[1]]).max() <= 2
+    assert np.abs([columns.max() - high[0], rows.max() - high[1]]).max() <= 2
+    assert np.array_equal(scene_pictures(batch(), camera_points=False)["right"], large)
+    assert not np.array_equal(scene_pictures(batch())["right"], large)
 
 
 def test_a_page_of_an_empty_scene(tmp_path):
