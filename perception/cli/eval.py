@@ -65,15 +65,13 @@ def trained_runner(opened: Run, checkpoint: Path | None = None) -> tuple[Percept
         CheckpointError: there are no weights for some part of the model. Testing a head that was never trained would
             give a random figure, another one each time.
     """
-    from perception.checkpoint import FOLDER, find_checkpoint
     from perception.engine.api import build_runner
 
     cfg = opened.config
     if not cfg.get("test_dataloader"):
         hint = f"; 'perception probe {opened.folder}' judges its backbone" if cfg.get("evaluation") else ""
         raise ConfigError(f"{opened.folder}: the config has no test_dataloader, so there is nothing to test{hint}")
-    best = opened.folder / FOLDER / "best.pth"
-    weights = checkpoint or (best if best.is_file() else find_checkpoint(opened.folder))
+    weights = checkpoint or trained_weights(opened.folder)
     testing: dict[str, Any] = {
         key: value
         for key, value in cfg.items()
@@ -82,6 +80,14 @@ def trained_runner(opened: Run, checkpoint: Path | None = None) -> tuple[Percept
     runner = build_runner({**testing, "default_hooks": {}}, opened.folder, opened.seed)
     load_all(runner.bare_model, weights)
     return runner, weights
+
+
+def trained_weights(folder: Path) -> Path:
+    """The best checkpoint of a run folder where it kept one, else the last."""
+    from perception.checkpoint import FOLDER, find_checkpoint
+
+    best = folder / FOLDER / "best.pth"
+    return best if best.is_file() else find_checkpoint(folder)
 
 
 def load_all(model: nn.Module, weights: Path) -> None:
