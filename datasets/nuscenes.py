@@ -62,7 +62,8 @@ class NuScenes(DrivingDataset):
     The LiDAR's axes are x right, y forward, z up. Points are x, y, z, intensity 0 to 255 and the time lag in seconds,
     0 in the key sweep. Past sweeps are moved into the key sweep's LiDAR frame through the ego poses, and points of
     theirs on the vehicle itself (nearer than 1 m in |x| and |y|) are left out. ``meta`` tells ``num_lidar_pts`` of
-    every box, the ``scene``, and ``lidar2global`` for results in the official format.
+    every box, the ``scene``, ``lidar2global`` for results in the official format, and ``ego``, x, y, z of the vehicle's
+    origin in the LiDAR frame, from which ranges are measured.
 
     Args:
         split: ``train``, ``val`` or ``test`` of ``v1.0-trainval`` and ``v1.0-test``, ``mini_train``, ``mini_val``,
@@ -127,7 +128,8 @@ class NuScenes(DrivingDataset):
     def frame(self, index: int) -> DrivingFrame:
         """See ``DrivingDataset``."""
         token = self.tokens[index]
-        lidar2global = self.tables.sensor2global(self.tables.key_frame(token, "LIDAR_TOP"))
+        record = self.tables.key_frame(token, "LIDAR_TOP")
+        lidar2global = self.tables.sensor2global(record)
         views = []
         for name in self.views if self.cameras else ():
             key = self.tables.key_frame(token, name)
@@ -136,6 +138,7 @@ class NuScenes(DrivingDataset):
         boxes, velocity, label, count = self._boxes[token]
         moved, speed = transform_boxes(boxes, invert(lidar2global), velocity)
         extra = {"num_lidar_pts": count, "scene": self.tables.scene_of(token), "lidar2global": lidar2global}
+        extra["ego"] = (invert(lidar2global) @ self.tables.ego2global(record))[:3, 3]
         return DrivingFrame(token, tuple(views), moved, label, speed, extra=extra)
 
     def sweep(self, index: int) -> np.ndarray:

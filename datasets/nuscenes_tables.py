@@ -276,8 +276,11 @@ class NuScenesTables:
 
     def sensor2global(self, record: SensorRecord) -> np.ndarray:
         """(4, 4) float64: coordinates of the sensor -> global ones at the moment of the file."""
-        pose = self._get(self._poses, record.pose, "ego_pose")
-        return _matrix(pose) @ _matrix(self._calibrations[record.calibration])
+        return self.ego2global(record) @ _matrix(self._calibrations[record.calibration])
+
+    def ego2global(self, record: SensorRecord) -> np.ndarray:
+        """(4, 4) float64: coordinates of the vehicle, whose origin is its rear axle -> global ones."""
+        return _matrix(self._get(self._poses, record.pose, "ego_pose"))
 
     def intrinsics(self, record: SensorRecord) -> np.ndarray:
         """(4, 4) float64 ``cam2img``."""

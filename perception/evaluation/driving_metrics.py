@@ -21,6 +21,7 @@ from perception.evaluation.box_overlap import KINDS, overlap_score
 from perception.evaluation.box_sets import BoxSet
 from perception.evaluation.nuscenes_score import nuscenes_score
 from perception.geometry.boxes import count_points
+from perception.geometry.transforms import transform_points
 from perception.registry import METRICS
 
 _MOST = 500  # boxes of a sample that nuScenes allows
@@ -65,8 +66,9 @@ class BEVDetectionMetric(SampleMetric):
     ``bev_ap50`` is the mean over classes of the average precision at an overlap of 0.5 seen from above (``3d_ap50``
     of volumes), ``bev_ap50/<class>`` that of a class, ``bev_iou`` the mean over true boxes of the best overlap with a
     prediction of their class. ``map``, ``nds`` and ``error/<name>`` follow nuScenes, with classes that do not occur
-    left out of the means; ranges are measured from the LiDAR, officially from the rear axle. The official figure of a
-    release comes from ``perception.evaluation.nuscenes_score`` in the global frame.
+    left out of the means. Ranges are measured from the vehicle's origin, ``meta['ego']``, as officially; from the LiDAR
+    where a data set does not tell it. Attributes and bicycle racks are not known here, and boxes stay in the frame of
+    the LiDAR: the official figure of a release comes from ``perception.evaluation.nuscenes_score`` in the global frame.
 
     True boxes with fewer than ``min_points`` points of the batch inside do not count. Batches without points count all.
 
@@ -106,7 +108,7 @@ class BEVDetectionMetric(SampleMetric):
             yield "min_points", "must not be negative"
 
     def records(self, batch: Any, found: dict[str, Any]) -> Iterable[Any]:
-        """Boxes found and true boxes of every sample."""
+        """Boxes found, true boxes and the place of the vehicle of every sample."""
         for key in ("boxes", "box_label"):
             if batch.get(key) is None:
                 raise DataError(f"{type(self).__name__} needs {key!r}, but the batch holds {sorted(batch)}")
@@ -117,7 +119,7 @@ class BEVDetectionMetric(SampleMetric):
             if batch.get("points") is not None:
                 true["num_points"] = count_points(batch["points"][place].numpy(), true["boxes"])
             known = true["label"] >= 0
-            yield predicted, {name: value[known] for name, value in true.items()}
+            yield predicted, {name: value[known] for name, value in true.items()}, _ego(batch, place)
 
     def measure(self, records: list[Any]) -> dict[str, float]:
         """Average precisions, mean overlaps, nuScenes' figures.
@@ -128,7 +130,8 @@ class BEVDetectionMetric(SampleMetric):
         classes = tuple(self.dataset_meta["classes"]) if self.dataset_meta else ()
         if not classes:
             raise DataError(f"{type(self).__name__} needs the names of the classes, the data set gives none")
-        predictions, truth = (BoxSet.from_samples(part) for part in zip(*records, strict=True))
+        found_boxes, true_boxes, ego = zip(*records, strict=True)
+        predictions, truth = BoxSet.from_samples(found_boxes), BoxSet.from_samples(true_boxes)
         least = self.min_points if truth.num_points is not None else 0
         kept = truth if not least else truth.take(truth.needed("num_points", "") >= least)
         if not len(kept):
@@ -145,7 +148,7 @@ class BEVDetectionMetric(SampleMetric):
             kept = replace(kept, num_points=None)  # min_points has decided
             if np.isnan(kept.needed("velocity", "")).all():
                 kept = replace(kept, velocity=None)  # no velocity is known: there is no such error
-            figures = nuscenes_score(_best(predictions), kept, classes, official=False).figures()
+            figures = nuscenes_score(_best(predictions), kept, classes, np.stack(ego), official=False).figures()
             # What detectors are compared by comes first: it is the headline of a report.
             ordered = {"map": figures["map"], **figures, **found}
             found = {name: value for name, value in ordered.items() if np.isfinite(value)}
@@ -161,6 +164,17 @@ def _velocity(batch: Any, place: int) -> np.ndarray:
     if batch.get("velocity") is None:
         return np.full((len(batch["boxes"][place]), 2), np.nan)
     return batch["velocity"][place].numpy()
+
+
+def _ego(batch: Any, place: int) -> np.ndarray:
+    """(2,) x and y of the vehicle's origin in the frame of the boxes; the LiDAR's where it is not told."""
+    told = (batch.get("meta") or {}).get("ego")
+    if told is None:
+        return np.zeros(2)
+    origin = np.asarray(told[place], dtype=np.float64)[None]
+    if batch.get("lidar_aug") is not None:
+        origin = transform_points(origin, batch["lidar_aug"][place].numpy().astype(np.float64))
+    return origin[0, :2]
 
 
 def _best(predictions: BoxSet) -> BoxSet:

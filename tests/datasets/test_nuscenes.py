@@ -123,6 +123,7 @@ def test_boxes_and_velocities_by_hand(tmp_path):
     assert np.allclose(batch["velocity"][0], [[0, 6]], atol=1e-6) and batch["box_label"][0].tolist() == [0]
     assert batch["meta"]["scene"] == ["scene-0061"] and batch["meta"]["num_lidar_pts"][0].tolist() == [7]
     assert np.allclose(batch["meta"]["lidar2global"][0] @ [-1, 21, -1.2, 1], [23, 1, 0.8, 1])
+    assert np.allclose(batch["meta"]["ego"][0], [0, -1, -2])  # the rear axle: 1 m behind, 2 m below
     everything = build(tmp_path, valid_only=False, classes=("traffic_cone",)).__getitems__([0])
     assert np.allclose(everything["boxes"][0][0, :3], [2, 11, -1.6], atol=1e-6) and len(everything["boxes"][0]) == 1
 

@@ -12,6 +12,8 @@ from perception.errors import ConfigError, DataError
 from perception.evaluation.box_overlap import average_precision, overlap_score
 from perception.evaluation.box_sets import BoxSet
 from perception.evaluation.driving_metrics import BEVDetectionMetric, BEVMapMetric
+from perception.geometry.augmentation import lidar_matrix
+from perception.geometry.boxes import transform_boxes
 from perception.geometry.rotated_iou import iou_bev
 from perception.registry import METRICS
 
@@ -167,6 +169,32 @@ def test_no_prediction_at_all_gives_zero_and_no_nan():
     found = measured([{**s, **empty} for s in SAMPLES])
     assert found["bev_ap50"] == 0 and found["map"] == 0 and found["bev_iou"] == 0
     assert all(math.isfinite(value) for value in found.values())
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.5])
+def test_ranges_are_measured_from_the_vehicle(turn):
+    """Of two cars 49.5 m before and behind the LiDAR, that behind is within 50 m of the rear axle 0.9 m behind it."""
+    matrix = torch.from_numpy(lidar_matrix(rotation=turn)).float()
+    truth = torch.tensor([[49.5, 0, -1, 4, 2, 1.5, 0], [-49.5, 0, -1, 4, 2, 1.5, 0]])
+    there = transform_boxes(truth, matrix)
+    for ego, found, score in (
+        (None, there, 1.0),
+        (None, there[1:], 0.5),  # half of them is found
+        ([-0.9, 0, -1.8], there, 1.0),
+        ([-0.9, 0, -1.8], there[1:], 1.0),  # the one before it does not count
+        ([0.9, 0, -1.8], there[1:], 0.0),
+    ):
+        one = {**SAMPLES[0], "truth": there, "box_label": torch.zeros(2).long(), "velocity": torch.zeros(2, 2)}
+        one |= {"found": found, "labels": torch.zeros(len(found)).long(), "scores": torch.ones(len(found))}
+        batch, said = as_batch([one])
+        metric = BEVDetectionMetric(min_points=0)
+        metric.dataset_meta = {"classes": CLASSES}
+        meta = {} if ego is None else {"ego": [np.array(ego)]}
+        metric.process({**batch, "meta": meta, "lidar_aug": matrix[None]}, said)
+        figures = metric.compute_metrics(metric.results)
+        assert figures["bev_ap50"] == pytest.approx(len(found) / 2)  # knows no ranges
+        # Up to recall 0.5 the precision is 1: 40 of the 90 recalls above 0.1.
+        assert figures["map"] == pytest.approx({1.0: 1.0, 0.5: 40 / 90, 0.0: 0.0}[score])
 
 
 def test_unlabelled_boxes_do_not_count():
