@@ -34,7 +34,7 @@ class Playback(Dataset):
 
     Args:
         dataset: config of a data set of videos, such as ``dict(type='RailWagon4', split='train',
-            sampling='dense_views')``; its own labels are not used.
+            sampling='dense_views')``; its own labels are not used, nor is its stride by ``speed``.
         task: ``order`` or ``speed``.
         strides: of ``speed``, in frames.
         transforms: see ``Dataset``.
@@ -112,5 +112,3 @@ class Playback(Dataset):
             yield "dataset", "must be the config of a data set, such as dict(type='RailWagon4', split='train')"
         elif cfg["dataset"].get("transforms"):
             yield "dataset", "has transforms of its own: give them to Playback"
-        elif cfg["task"] == "speed" and "stride" in cfg["dataset"]:
-            yield "dataset", "names a stride, which task='speed' sets: see strides"

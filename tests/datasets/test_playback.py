@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from perception.config import load_config
 from perception.datasets.playback import Playback
 from perception.errors import ConfigError
 from perception.registry import DATASETS
+from perception.validation import validate_config
 
 
 @pytest.fixture
@@ -70,6 +72,15 @@ def test_groups_follow_their_videos():
     assert Playback(dict(type="GroupedClips")).groups.tolist() == [4] * 4 + [9] * 4
 
 
+@pytest.mark.parametrize("task", ["order", "speed"])
+def test_it_stands_in_an_evaluation_section(folder, task):
+    """Validation fills in the defaults of the inner data set, its stride, too."""
+    cfg = load_config("video/videomae_vit-tiny_moving-digits")
+    for split in ("train", "val", "test"):
+        cfg.evaluation[split] = dict(type="Playback", dataset=folder, task=task)
+    assert validate_config(cfg) == []
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -78,7 +89,6 @@ def test_groups_follow_their_videos():
         (dict(strides=(0, 1)), "at least 1"),
         (dict(dataset="RailWagon4"), "config of a data set"),
         (dict(dataset=dict(type="VideoFolder", transforms=[dict(type="RandomFlip")])), "transforms of its own"),
-        (dict(task="speed", dataset=dict(type="VideoFolder", stride=2)), "which task='speed' sets"),
         (dict(dataset=dict(type="Digits")), "not of video"),
     ],
 )
