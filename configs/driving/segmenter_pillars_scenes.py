@@ -1,7 +1,7 @@
 """BEVFusion's map head (ICRA 2023) on small pillars: road, crossing and divider of made-up streets, from the sweep.
 
-No download, two minutes of one CPU core. mIoU is 29.2 % at 0.5 and 43.0 at the best threshold, that of the mean map of
-the training scenes 23.4 and 23.7.
+No download, two minutes of one CPU core. Over three seeds mIoU is 45.3 +- 14.0 % at 0.5 and 54.3 +- 9.9 at the best
+threshold, that of the mean map of the training scenes 23.4 and 23.7.
 """
 
 from mmengine.config import read_base
