@@ -105,21 +105,24 @@ def markdown(lines: Sequence[Figure]) -> str:
     from perception.evaluation.stats import binomial_interval
 
     fixed = ("run", "figure", "n", "seeds", "trained", "untrained", "bounds", "interval")
-    others = list(dict.fromkeys(key for line in lines for key in line if key not in fixed))
-    columns = ["trained", "untrained", *others]
-    head = ["run", "figure", "seeds", *columns, "test samples", "95 % of one run"]
-    rows = [head, ["---", "---", "---:", *["---:"] * len(columns), "---:", "---:"]]
+    head = ["run", "figure", "seeds", "trained", "untrained", "beside it", "test samples", "95 % of one run"]
+    rows = [head, ["---", "---", *["---:"] * 3, "---", "---:", "---:"]]
     for line in lines:
-        share = "nll" not in line["figure"] and all(0 <= line[c][0] <= 1 for c in columns if c in line)
+        others = [key for key in line if key not in fixed]
+        values = [line[c][0] for c in ("trained", "untrained", *others) if c in line]
+        share = "nll" not in line["figure"] and all(0 <= value <= 1 for value in values)
         width = "-"
         if line["n"] and share and "trained" in line and line.get("interval", True) and "auroc" not in line["figure"]:
             low, high = binomial_interval(line["trained"][0], line["n"])
             width = f"± {50 * (high - low):.1f}"
         bounds = line.get("bounds", {})
-        cells = [
-            " ".join(filter(None, (_cell(line.get(c), share, line["seeds"], line["figure"]), bounds.get(c))))
-            for c in columns
-        ]
+        told = {
+            c: " ".join(filter(None, (_cell(line.get(c), share, line["seeds"], line["figure"]), bounds.get(c))))
+            for c in ("trained", "untrained", *others)
+        }
+        # Pixels, counts, chance: each run has its own, and a column for each would make tables that nobody can read.
+        beside = ", ".join(f"{c} {told[c]}" for c in others) or "-"
+        cells = [told["trained"], told["untrained"], beside]
         rows.append([line["run"], line["figure"], str(line["seeds"]), *cells, str(line["n"] or "-"), width])
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     tied = any(text for line in lines for text in line.get("bounds", {}).values())
@@ -132,7 +135,8 @@ def _cell(value: tuple[float, float] | None, share: bool, seeds: int, figure: st
     if value is None or not math.isfinite(value[0]):
         return "-"
     scale, digits = (100, decimals(figure)) if share else (1, 4)
-    spread = f" ± {scale * value[1]:.{digits}f}" if seeds > 1 else ""
+    # What no seed changes, such as raw pixels, has no spread.
+    spread = f" ± {scale * value[1]:.{digits}f}" if seeds > 1 and value[1] > 1e-12 else ""
     return f"{scale * value[0]:.{digits}f}{spread}"
 
 
