@@ -121,7 +121,9 @@ def test_seeds_report_and_readme(tmp_path, capsys):
     trained, chance = (merged["retrieval", "mean recall", source] for source in ("trained", "chance"))
     line = lines["retrieval Colours test mean recall"]
     assert f"{100 * trained['value']:.2f} ± {100 * trained['std']:.2f}" in line
-    assert f"chance {100 * chance['value']:.2f}, ceiling" in line and line.endswith("| 24 | - |")  # no interval for a mean
+    assert f"chance {100 * chance['value']:.2f}, ceiling" in line and line.endswith(
+        "| 24 | - |"
+    )  # no interval for a mean
     assert "| ± " in lines["zero_shot Colours test accuracy"]
     assert len((tmp_path / "pictures").glob("*_pca.png").__next__().read_bytes()) > 1000
     capsys.readouterr()
