@@ -125,7 +125,8 @@ def test_diving48(tmp_path):
 def test_without_data_the_place_is_named(name, tmp_path):
     cls = DATASETS.get(name)
     cfg = dict(split="train", fold=1, root=str(tmp_path), frames=16, stride=4, sampling="random", views=1, crops=1)
-    cfg |= dict(size=None, short_side=None, repeats=1, on_error="raise", backends=["decord"], timeout=3.0)
+    cfg |= dict(size=None, short_side=None, first_seconds=None, repeats=1, on_error="raise")
+    cfg |= dict(backends=["decord"], timeout=3.0)
     assert [key for key, _ in cls.check_config(cfg)] == ["root"]
     assert [key for key, _ in cls.check_config({**cfg, "fold": 9})] == ["fold"]
     with pytest.raises(DataError, match="must hold"):
