@@ -46,7 +46,7 @@ test_evaluator = [
     dict(type="KITTIMetric"),
 ]
 
-train_cfg = dict(type="TrainLoop", max_iters=200)
+train_cfg = dict(type="TrainLoop", max_iters=300)
 optim_wrapper = dict(
     type="AutocastOptimWrapper", optimizer=dict(type="AdamW", lr=4e-3, weight_decay=0.01), clip_grad=35.0
 )

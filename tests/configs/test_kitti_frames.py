@@ -58,7 +58,7 @@ def test_ten_frames_are_learned_by_heart_and_corruptions_cost(tmp_path):
 
     # Lines are means over ten steps, so that the first one lies below the very start.
     curve = [line["loss"] for line in read_scalars(tmp_path / "run" / "scalars.jsonl") if "loss" in line]
-    assert len(curve) == 20 and curve[-1] < 0.1 * curve[0], curve
+    assert len(curve) == 30 and curve[-1] < 0.1 * curve[0], curve
 
     runner, _ = trained_runner(open_run(tmp_path / "run"))
     model, data = runner.bare_model, runner.test_loop.dataloader.dataset
