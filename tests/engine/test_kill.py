@@ -99,10 +99,6 @@ def kill_until_done(tmp_path: Path, kills: int, epochs: int, longest: float, **o
     return hit
 
 
-def test_sigkill_a_few_times(tmp_path: Path) -> None:
-    kill_until_done(tmp_path, kills=3, epochs=40, longest=0.4, ballast=BALLAST)
-
-
 def test_sigkill_of_a_dual_encoder_with_teacher_and_views(tmp_path: Path) -> None:
     kill_until_done(tmp_path, kills=1, epochs=12, longest=0.2, **DUAL_ENCODER)
     weights = state(tmp_path / "killed")["state_dict"]
