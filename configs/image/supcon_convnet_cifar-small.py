@@ -1,6 +1,8 @@
 """SupCon (NeurIPS 2020) of 4,500 labelled CIFAR-10 images with a small convolutional network.
 
 The labels are those that the probes use, too; what a network learns without any is image/mae_vit-tiny_cifar-small.
+One seed gives 61.1 % linear and 54.6 % kNN on 1,000 test images; the untrained network 33.6 and 28.3 %, raw pixels
+36.5 and 37.6 %. About two minutes of one CPU core.
 """
 
 from mmengine.config import read_base
