@@ -11,7 +11,7 @@ from perception.errors import ConfigError, DataError, check_arguments, not_among
 from perception.losses.centre_heatmap import ROOTS
 from perception.registry import MODELS
 from perception.tasks.base import BatchPreprocessor
-from perception.tasks.bev_task import BEVTask, task_faults
+from perception.tasks.bev_task import BEVTask, backbone_kind, task_faults
 from perception.tasks.centre_head import NMS, PRESETS, CentreHead, group_classes
 from perception.transforms.preprocess import Batch, Preprocess
 
@@ -135,6 +135,9 @@ class BEVDetector(BEVTask):
         for key in ("min_radius", "depth_weight"):
             if cfg[key] < 0:
                 yield key, "must not be negative"
+        kind = backbone_kind(cfg["backbone"])
+        if cfg["depth_weight"] > 0 and getattr(kind, "depth_fault", None) is BEVBackbone.depth_fault:
+            yield "depth_weight", f"{kind.__name__} has no camera branch that tells depths, as LiftSplat does"
         if cfg["depth_weight"] > 0 and cfg["frozen"]:
             yield "depth_weight", "teaches the backbone, which frozen = True keeps as it is: one of the two must go"
 

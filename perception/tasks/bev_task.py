@@ -57,9 +57,13 @@ class BEVTask(PerceptionModel):
 
 def task_faults(cfg: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Faults of what all tasks on a map have in their configs: (key, message)."""
-    backbone = cfg["backbone"]
-    kind: Any = type(backbone)
-    if isinstance(backbone, dict):
-        kind = BACKBONES.get(backbone["type"]) if "type" in backbone else None  # whoever looks up types names those
+    kind = backbone_kind(cfg["backbone"])
     if kind is not None and not issubclass(kind, BEVBackbone):
         yield "backbone", f"needs a backbone with a bird's-eye-view map, not {kind.__name__}"
+
+
+def backbone_kind(backbone: Any) -> Any:
+    """Class of a backbone or of its config; ``None`` where the type is missing or unknown."""
+    if not isinstance(backbone, dict):
+        return type(backbone)
+    return BACKBONES.get(backbone["type"]) if "type" in backbone else None  # whoever looks up types names those

@@ -9,9 +9,11 @@ from test_bev_fusion import CAMERA, LIDAR
 
 from perception.backbones.bev_fusion import BEVFusion
 from perception.backbones.lift_splat import LiftSplat
+from perception.config import load_config
 from perception.errors import ConfigError, DataError
 from perception.losses.depth import depth_bins, depth_loss, nearest_depths
 from perception.tasks.bev_detector import BEVDetector
+from perception.validation import validate_config
 
 BACKBONES = {
     "cameras": CAMERA,
@@ -92,7 +94,9 @@ def test_what_has_no_depths_is_refused():
         with pytest.raises(ConfigError, match=words):
             detector(backbone, **{"depth_weight": 3.0, **changed})
 
-    fails(LIDAR, r"model.backbone.type = 'PillarNet': has no camera branch .* as depth_weight = 3 needs")
+    fails(LIDAR, r"model.depth_weight = 3(\.0)?: PillarNet has no camera branch that tells depths")
+    found = validate_config(load_config("driving/finetune_pillars_scenes", ["model.depth_weight=3.0"]))
+    assert [fault.path for fault in found] == ["model.depth_weight"]  # before anything is built
     fails(dict(type="BEVFusion", lidar=LIDAR), "model.backbone.camera = None: is missing")
     fails({**CAMERA, "drop_cameras": 1}, "model.backbone.drop_cameras = 1: hides whose depths")
     blind = dict(type="BEVFusion", lidar=LIDAR, camera={**CAMERA, "drop_cameras": 2})
