@@ -11,7 +11,7 @@ import numpy as np
 from perception.checkpoint import write_bytes
 from perception.errors import DataError
 from perception.geometry.boxes import EDGES, bev_corners, box_corners
-from perception.geometry.projection import MIN_DEPTH, project
+from perception.geometry.projection import MIN_DEPTH, cut_lines, project
 from perception.geometry.transforms import homogeneous, invert, transform_points
 
 TRUTH, PREDICTED = (60, 220, 90), (255, 120, 40)  # RGB
@@ -187,16 +187,8 @@ def box_lines(
     # The cross on the front face: corners 1 and 2 lie ahead, 5 and 6 above them.
     ends = corners[:, np.array((*EDGES, (1, 6), (2, 5)))].reshape(-1, 2, 3)
     offset = homogeneous(np.asarray(cam2img, dtype=np.float64))[2, 3]  # KITTI's depth is z plus this
-    nearest = MIN_DEPTH + 1e-6 - offset
-    start, stop = ends[:, 0], ends[:, 1]
-    ahead = (start[:, 2] >= nearest) | (stop[:, 2] >= nearest)
-    start, stop = start[ahead], stop[ahead]
-    rise = stop[:, 2] - start[:, 2]
-    t = np.clip((nearest - start[:, 2]) / np.where(rise == 0, 1.0, rise), 0, 1)[:, None]
-    cut = start + t * (stop - start)
-    first = np.where(start[:, 2:] < nearest, cut, start)
-    last = np.where(stop[:, 2:] < nearest, cut, stop)
-    uv, _, _ = project(np.stack([first, last], axis=1).reshape(-1, 3), np.eye(4), cam2img, img_aug)
+    cut, seen = cut_lines(ends, MIN_DEPTH + 1e-6 - offset)
+    uv, _, _ = project(cut[seen].reshape(-1, 3), np.eye(4), cam2img, img_aug)
     return uv.reshape(-1, 2, 2)
 
 

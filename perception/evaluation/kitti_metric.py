@@ -18,7 +18,7 @@ from perception.geometry.boxes import (
     lidar_to_kitti_camera,
     transform_boxes,
 )
-from perception.geometry.projection import MIN_DEPTH, project
+from perception.geometry.projection import MIN_DEPTH, cut_lines, project
 from perception.geometry.transforms import homogeneous, invert
 from perception.registry import METRICS
 
@@ -159,15 +159,9 @@ def image_boxes(boxes: np.ndarray, cam2img: np.ndarray, size: tuple[int, int]) -
         return np.zeros((0, 4))
     matrix = homogeneous(np.asarray(cam2img, dtype=np.float64))
     ends = kitti_camera_corners(np.asarray(boxes, dtype=np.float64))[:, np.array(EDGES)]  # (M, 12, 2, 3)
-    nearest = MIN_DEPTH + 1e-6 - matrix[2, 3]  # KITTI's depth is z plus this
-    behind = ends[..., 2] < nearest
-    start, stop = ends[..., 0, :], ends[..., 1, :]
-    crossing = behind.any(-1) & ~behind.all(-1)
-    rise = np.where(crossing, stop[..., 2] - start[..., 2], 1.0)
-    cut = start + ((nearest - start[..., 2]) / rise)[..., None] * (stop - start)
-    ends = np.where((behind & crossing[..., None])[..., None], cut[..., None, :], ends)
+    ends, kept = cut_lines(ends, MIN_DEPTH + 1e-6 - matrix[2, 3])  # KITTI's depth is z plus this
     uv, _, _ = project(ends.reshape(len(boxes), -1, 3), np.eye(4), matrix)
-    seen = np.repeat(~behind.all(-1), 2, axis=1)[..., None]
+    seen = np.repeat(kept, 2, axis=1)[..., None]
     low = np.where(seen, uv, np.inf).min(1)
     high = np.where(seen, uv, -np.inf).max(1)
     height, width = size

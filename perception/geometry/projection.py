@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,3 +92,23 @@ def _map_pixels(uv: Tensor, depth: Tensor, matrix: Tensor) -> Tensor:
     """u, v of ``matrix`` (u, v, depth, 1)."""
     full = torch.cat([uv, depth.expand(uv.shape[:-1])[..., None]], dim=-1)
     return full @ matrix[..., :2, :3].transpose(-1, -2) + matrix[..., None, :2, 3]
+
+
+def cut_lines(ends: np.ndarray, nearest: float) -> tuple[np.ndarray, np.ndarray]:
+    """Lines cut off where they come too near to a camera.
+
+    Args:
+        ends: (..., 2, 3) both ends in the camera's frame, in metres.
+        nearest: least z that is kept.
+
+    Returns:
+        The ends (..., 2, 3) of what is kept, and (...) bool, False for lines that lie nearer altogether, which are as
+        they were.
+    """
+    near = np.asarray(ends[..., 2] < nearest)
+    kept = np.asarray(~near.all(-1))
+    crossing = np.asarray(near.any(-1) & kept)
+    start, stop = ends[..., 0, :], ends[..., 1, :]
+    rise = np.where(crossing, stop[..., 2] - start[..., 2], 1.0)
+    cut = start + ((nearest - start[..., 2]) / rise)[..., None] * (stop - start)
+    return np.where((near & crossing[..., None])[..., None], cut[..., None, :], ends), kept

@@ -8,7 +8,7 @@ import torch
 
 from perception.geometry.augmentation import image_matrix, lidar_matrix
 from perception.geometry.boxes import box_corners, kitti_camera_corners, kitti_camera_to_lidar
-from perception.geometry.projection import project, unproject
+from perception.geometry.projection import cut_lines, project, unproject
 from perception.geometry.transforms import transform_points
 
 needs_data = pytest.mark.skipif("PERCEPTION_DATA" not in os.environ, reason="needs $PERCEPTION_DATA/bev")
@@ -192,3 +192,20 @@ def test_round_trips_on_the_real_frames():
         assert np.abs(found - wide)[front].max() < 1e-9
         uv, depth, mask = project(cloud, to_cam, to_img, size=in_view)
         assert np.abs(unproject(uv, depth, to_cam, to_img) - cloud[:, :3])[mask].max() < 1e-4 and mask.any()
+
+
+def test_lines_are_cut_where_they_come_too_near():
+    ends = np.array(
+        [
+            [[0.0, 0.0, 2.0], [4.0, 2.0, 6.0]],  # ahead
+            [[0.0, 0.0, -1.0], [4.0, 8.0, 3.0]],  # z = 1 half way
+            [[4.0, 8.0, 3.0], [0.0, 0.0, -1.0]],
+            [[1.0, 2.0, 0.5], [3.0, 4.0, 0.5]],  # nearer altogether
+        ]
+    )
+    cut, kept = cut_lines(ends, 1.0)
+    assert kept.tolist() == [True, True, True, False]
+    np.testing.assert_allclose(cut[0], ends[0])
+    np.testing.assert_allclose(cut[1], [[2.0, 4.0, 1.0], [4.0, 8.0, 3.0]])
+    np.testing.assert_allclose(cut[2], [[4.0, 8.0, 3.0], [2.0, 4.0, 1.0]])
+    np.testing.assert_allclose(cut[3], ends[3])
